@@ -1,0 +1,19 @@
+"""Extremely low-dimensional deep generative embeddings with a scikit-learn interface and a torch engine."""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_PUBLIC = {"QLVMEmbedding": "._qlvm"}
+
+__all__ = ["QLVMEmbedding", "__version__"]
+
+
+def __getattr__(name):
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *_PUBLIC])

@@ -1,0 +1,254 @@
+"""What the estimators share: checks, the template of a fit, progress, pickling, queries by chunks of rows."""
+
+import copy
+import sys
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+import torch
+from scipy.sparse import issparse
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from . import _validation
+from ._tensors import Rows, as_tensor, random_seed, resolve_device, seeded
+from .engine import likelihoods, networks, training
+
+LIKELIHOODS = {"bernoulli": likelihoods.Bernoulli, "gaussian": likelihoods.Gaussian}
+DECODERS = {"conv": networks.ConvDecoder, "mlp": networks.MLPDecoder}
+PRECISIONS = ("highest", "high", "medium")
+
+_AUTO_STEPS, _AUTO_PASSES = 3000, 200
+_RECORDS = 60
+_LARGEST_START, _LARGEST_VALIDATION, _LARGEST_FINISH = 10_000, 2_000, 500
+_CHUNK_BYTES = 2**26
+"""Size of the table of log-likelihoods that a query holds at a time."""
+
+
+class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):
+    """Base of the estimators. A fit builds `_parts`, trains them on an `_objective` and derives the rest in `_finish`.
+
+    ``_parts(x)`` returns a dict of modules, "decoder" and "likelihood" among them, for a sample of the data; ``_objective(module, x)``
+    returns the loss, a function of a batch and a generator (None for a loss without randomness), for batches like x; ``_finish(x)`` makes
+    what queries need. Modules are float32, on the device of the fit, and on the processor once unpickled.
+    """
+
+    @property
+    def decoder_(self):
+        """The fitted decoder, a torch module."""
+        return self._module["decoder"]
+
+    @property
+    def likelihood_(self):
+        """The fitted observation model."""
+        return self._module["likelihood"]
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "_module")
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def __getstate__(self):
+        return {name: _on_processor(value) for name, value in super().__getstate__().items()}
+
+    def _check_shared_parameters(self):
+        _validation.check_integer("n_components", self.n_components)
+        _validation.check_integer("max_iter", self.max_iter, alternative="auto")
+        _validation.check_integer("batch_size", self.batch_size)
+        _validation.check_integer("harmonic_order", self.harmonic_order)
+        _validation.check_integer("verbose", self.verbose, minimum=0)
+        _validation.check_hidden_layer_sizes(self.hidden_layer_sizes)
+        _validation.check_number("learning_rate", self.learning_rate, open_minimum=True)
+        _validation.check_number("weight_decay", self.weight_decay)
+        _validation.check_number("validation_fraction", self.validation_fraction, below=1.0)
+        if self.n_iter_no_change is not None:
+            _validation.check_integer("n_iter_no_change", self.n_iter_no_change)
+        _validation.check_option("matmul_precision", self.matmul_precision, PRECISIONS)
+        _validation.check_option("likelihood", self.likelihood, LIKELIHOODS, or_callable=True)
+        _validation.check_option("decoder", self.decoder, DECODERS, or_callable=True)
+        _validation.check_noise_variance(self.noise_variance)
+
+    def _validated(self, X, *, reset):
+        """Return X as a float32 or float64 array, without a copy where it is one."""
+        if issparse(X):
+            raise TypeError(f"{type(self).__name__} expects a dense array, but got a sparse matrix. Use X.toarray().")
+        return validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], ensure_min_samples=2 if reset else 1)
+
+    def _queried(self, X):
+        check_is_fitted(self)
+        X = self._validated(X, reset=False)
+        _validation.check_support(self.likelihood, X, self.likelihood_.support)
+        return X
+
+    def _fit(self, X, earlier, *, one_cycle):
+        """Train the parts, new or `earlier` ones, and store them."""
+        device, seed = resolve_device(self.device), random_seed(self.random_state)
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(X), generator=generator)
+        n_held_out = min(round(self.validation_fraction * len(X)), _LARGEST_VALIDATION) if one_cycle else 0
+        held_out, trained = order[:n_held_out], order[n_held_out:]
+        rows = Rows(X, device)
+        with seeded(seed, device):
+            if earlier is None:
+                earlier = torch.nn.ModuleDict(self._parts(rows[trained[:_LARGEST_START]])), None
+            module, state = earlier[0].to(device), None if one_cycle else earlier[1]
+            _validation.check_support(self.likelihood, X, module["likelihood"].support)
+            state = self._train(module, rows, trained, held_out, generator, one_cycle=one_cycle, state=state)
+        self._module, self._training_state = module.eval(), None if one_cycle else state
+        self.history_, self.n_iter_ = state.history, -(-state.step // self._n_batches(trained))
+        self._fit_dtype = X.dtype
+        self._finish(rows[order[:_LARGEST_FINISH]])
+        return self
+
+    def _train(self, module, rows, trained, held_out, generator, *, one_cycle, state):
+        module.train()
+        n_batches = self._n_batches(trained)
+        if one_cycle:
+            n_steps = min(_AUTO_STEPS, _AUTO_PASSES * n_batches) if self.max_iter == "auto" else self.max_iter * n_batches
+        else:
+            n_steps = n_batches + (0 if state is None else state.step)
+        settings = training.Settings(
+            n_steps=n_steps,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate if one_cycle else self.learning_rate / 4,
+            weight_decay=self.weight_decay,
+            one_cycle=one_cycle,
+            steps_per_record=max(1, round(n_steps / _RECORDS)),
+            patience=self.n_iter_no_change if len(held_out) else None,
+            precision=self.matmul_precision,
+        )
+        objective = self._objective(module, rows[trained[: self.batch_size]])
+        validation = rows[held_out] if len(held_out) else None
+        with Progress(n_steps, self.verbose, type(self).__name__) as progress:
+            try:
+                return training.train(
+                    module,
+                    lambda batch: objective(rows[trained[batch]], generator),
+                    len(trained),
+                    settings,
+                    generator,
+                    validation_loss=None if validation is None else partial(objective, validation, None),
+                    report=progress,
+                    state=state,
+                )
+            except FloatingPointError as error:
+                raise FloatingPointError(
+                    f"Training diverged: {error}. Lower learning_rate (it is {self.learning_rate:g}) or standardise X."
+                ) from error
+
+    def _n_batches(self, trained):
+        return -(-len(trained) // self.batch_size)
+
+    def _earlier(self):
+        """Copies of the fitted modules and the state of their training, or None before the first fit."""
+        if not self.__sklearn_is_fitted__():
+            return None
+        return copy.deepcopy((self._module, self._training_state))
+
+    def _start_likelihood(self, x):
+        """Build the likelihood at a sample x of the data."""
+        if callable(self.likelihood):
+            likelihood = self.likelihood(x.shape[1])
+        elif self.likelihood == "gaussian":
+            likelihood = likelihoods.Gaussian(x.shape[1], self.noise_variance)
+        else:
+            likelihood = LIKELIHOODS[self.likelihood](x.shape[1])
+        likelihood.start(x.cpu())
+        if not all(bool(buffer.isfinite().all()) for buffer in likelihood.buffers()):
+            raise ValueError("X is too large: its variance overflows. Rescale X.")
+        return likelihood
+
+    def _start_decoder(self, n_features):
+        """Build the decoder from its name or factory, and check what it returns."""
+        if callable(self.decoder):
+            decoder = self.decoder(self.n_components, n_features)
+        else:
+            settings = {"hidden_layer_sizes": tuple(self.hidden_layer_sizes), "order": self.harmonic_order}
+            if self.decoder == "conv":
+                _validation.check_image_shape(self.image_shape, n_features)
+                settings["image_shape"] = tuple(self.image_shape)
+            decoder = DECODERS[self.decoder](self.n_components, n_features, **settings)
+        _validation.check_decoder(decoder, self.n_components, n_features)
+        return decoder
+
+    @property
+    def _device(self):
+        return next(self.decoder_.parameters()).device
+
+    def _over_rows(self, X, function, row_bytes):
+        """Apply a function of tensors to chunks of rows whose working memory fits, and join the arrays it returns."""
+        size = max(1, _CHUNK_BYTES // row_bytes)
+        with torch.no_grad():
+            parts = [
+                function(as_tensor(X[start : start + size], self._device)).cpu().numpy() for start in range(0, len(X), size)
+            ]
+        return np.concatenate(parts)
+
+    def score(self, X, y=None):
+        """Return the mean of `score_samples` over the rows of X, in nats.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : ignored
+
+        Returns
+        -------
+        float
+        """
+        return float(np.mean(self.score_samples(X), dtype=np.float64))
+
+
+def _on_processor(value):
+    """A copy of fitted state that loads where there is no accelerator."""
+    if isinstance(value, torch.nn.Module):
+        return copy.deepcopy(value).cpu()
+    return value.cpu() if hasattr(value, "cpu") else value
+
+
+@contextmanager
+def all_or_nothing(estimator):
+    """Leave the estimator as it was if its fit fails."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
+
+
+class Progress:
+    """A progress line on stderr: tqdm's where it is installed, else one line a record; nothing unless verbose."""
+
+    def __init__(self, n_steps, verbose, name):
+        self.n_steps, self.verbose, self.name, self.bar = n_steps, verbose, name, None
+
+    def __enter__(self):
+        if self.verbose:
+            try:
+                from tqdm import tqdm
+
+                self.bar = tqdm(total=self.n_steps, desc=self.name, unit="step", file=sys.stderr)
+            except ImportError:
+                pass
+        return self
+
+    def __exit__(self, *exception):
+        if self.bar is not None:
+            self.bar.close()
+
+    def __call__(self, state):
+        """Show where the training stands."""
+        if not self.verbose:
+            return
+        nats, held_out = -state.history["loss"][-1], -state.history["validation_loss"][-1]
+        if self.bar is not None:
+            self.bar.set_postfix_str(f"nats {nats:.2f}, held out {held_out:.2f}")
+            self.bar.update(state.step - self.bar.n)
+        else:
+            sys.stderr.write(f"{self.name}: step {state.step} of {self.n_steps}, nats {nats:.2f}, held out {held_out:.2f}\n")

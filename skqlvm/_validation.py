@@ -1,0 +1,96 @@
+"""Checks of parameters and data; every message says what was expected, what came, and what to do."""
+
+from math import isfinite, prod
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+
+
+def check_option(name, value, options, *, or_callable=False):
+    """Raise unless value is one of the options, or a callable where that is allowed."""
+    if or_callable and callable(value):
+        return
+    if not isinstance(value, str) or value not in options:
+        also = " or a callable" if or_callable else ""
+        raise ValueError(f"{name} expects one of {sorted(options)}{also}, but got {value!r}.")
+
+
+def check_integer(name, value, minimum=1, alternative=None):
+    """Raise unless value is an integer of at least the minimum, or the alternative itself."""
+    if alternative is not None and isinstance(value, str) and value == alternative:
+        return
+    also = "" if alternative is None else f" or {alternative!r}"
+    expected = f"{name} expects an integer of at least {minimum}{also}, but got {value!r}."
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(expected)
+    if value < minimum:
+        raise ValueError(expected)
+
+
+def check_number(name, value, minimum=0.0, below=float("inf"), *, open_minimum=False):
+    """Raise unless value is a finite number in [minimum, below), or in (minimum, below)."""
+    interval = f"{'(' if open_minimum else '['}{minimum:g}, {below:g})"
+    expected = f"{name} expects a number in {interval}, but got {value!r}."
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(expected)
+    if not isfinite(value) or value < minimum or value >= below or (open_minimum and value == minimum):
+        raise ValueError(expected)
+
+
+def check_hidden_layer_sizes(value):
+    """Raise unless value is a sequence of positive integers."""
+    if not isinstance(value, (tuple, list, np.ndarray)):
+        raise TypeError(f"hidden_layer_sizes expects a tuple of integers such as (256, 256), but got {value!r}.")
+    for size in value:
+        check_integer("each entry of hidden_layer_sizes", size)
+
+
+def check_image_shape(image_shape, n_features):
+    """Raise unless (channels, height, width) has as many values as a row."""
+    if image_shape is None or len(image_shape) != 3:
+        raise ValueError(
+            f"decoder='conv' expects image_shape=(channels, height, width), but got {image_shape!r}. Give the shape of a row's image."
+        )
+    for size in image_shape:
+        check_integer("each entry of image_shape", size)
+    if prod(image_shape) != n_features:
+        raise ValueError(
+            f"image_shape={tuple(image_shape)} has {prod(image_shape)} values, but the rows of X have {n_features} features."
+        )
+
+
+def check_noise_variance(value):
+    """Raise unless value is a name or a positive number."""
+    if isinstance(value, str):
+        check_option("noise_variance", value, ("spherical", "diagonal"))
+    else:
+        check_number("noise_variance", value, open_minimum=True)
+
+
+def check_support(likelihood, X, support):
+    """Raise unless all of X lies in the likelihood's support."""
+    low, high = support
+    if np.isinf(low) and np.isinf(high):
+        return
+    smallest, largest = X.min(), X.max()
+    if smallest < low or largest > high:
+        end, value = ("minimum", smallest) if smallest < low else ("maximum", largest)
+        raise ValueError(
+            f"likelihood={likelihood!r} expects X in [{low:g}, {high:g}], but got a {end} of {value:g}. "
+            "Rescale X, as MinMaxScaler(clip=True) does, or use likelihood='gaussian'."
+        )
+
+
+def check_decoder(decoder, n_components, n_outputs):
+    """Raise unless the module has parameters and maps points of shape (m, n_components) to outputs of shape (m, n_outputs)."""
+    if not isinstance(decoder, torch.nn.Module) or not any(p.requires_grad for p in decoder.parameters()):
+        raise TypeError(f"decoder expects a factory of torch modules with parameters to train, but it made {decoder!r}.")
+    like = next(decoder.parameters())
+    with torch.no_grad():
+        shape = tuple(decoder(like.new_zeros((2, n_components))).shape)
+    if shape != (2, n_outputs):
+        raise ValueError(
+            f"decoder expects modules that map {(2, n_components)} to {(2, n_outputs)}, but the output is {shape}. "
+            f"Make its last layer {n_outputs} wide."
+        )

@@ -1,0 +1,157 @@
+"""Rank-1 lattices on the unit torus [0, 1)^k, their random shifts and their quality.
+
+A rank-1 lattice of m points with generating vector g is ``z_j = (j g mod m) / m`` for ``j = 0, ..., m - 1``. The products are taken as
+integers modulo m and divided in float64: in float32 the third digit of a coordinate is already wrong at m = 6765.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import gcd, pi
+
+import torch
+from torch import Tensor
+
+PAPER_LATTICES = {
+    "fibonacci-610": (2, 610, 377),
+    "fibonacci-987": (2, 987, 610),
+    "fibonacci-2584": (2, 2584, 1597),
+    "fibonacci-6765": (2, 6765, 4181),
+    "korobov-1021": (3, 1021, 76),
+    "korobov-2039": (3, 2039, 1487),
+    "korobov-4093": (3, 4093, 1516),
+}
+"""The lattices used by arXiv 2601.18676, as (n_components, n_points, multiplier)."""
+
+_SEARCH_BUDGET = 200_000_000
+"""Kernel evaluations that a search for a multiplier may spend (a second or so)."""
+
+
+def wrap(z: Tensor) -> Tensor:
+    """Bring coordinates in turns into [0, 1), never 1.0 even where rounding would give it."""
+    z = torch.remainder(z, 1.0)
+    return torch.where(z < 1.0, z, torch.zeros_like(z))
+
+
+def korobov_vector(n_components: int, n_points: int, multiplier: int) -> tuple[int, ...]:
+    """Return the generating vector (1, a, a^2, ...) modulo m."""
+    return tuple(pow(multiplier, power, n_points) for power in range(n_components))
+
+
+def named(name: str) -> tuple[int, tuple[int, ...]]:
+    """Return (n_points, generating_vector) of one of the paper's lattices, for `points`.
+
+    Raises
+    ------
+    ValueError
+        If the name is not in `PAPER_LATTICES`.
+    """
+    if name not in PAPER_LATTICES:
+        raise ValueError(f"lattice name expects one of {sorted(PAPER_LATTICES)}, but got {name!r}.")
+    n_components, n_points, multiplier = PAPER_LATTICES[name]
+    return n_points, korobov_vector(n_components, n_points, multiplier)
+
+
+@lru_cache(maxsize=256)
+def generating_vector(n_components: int, n_points: int) -> tuple[int, ...]:
+    """Return a good generating vector for any number of points.
+
+    In one dimension (1,); in two the Fibonacci vector where m is a Fibonacci number; otherwise the Korobov vector whose multiplier has the
+    smallest P2 of all those searched.
+    """
+    if n_components == 1:
+        return (1,)
+    previous = _previous_fibonacci(n_points)
+    if n_components == 2 and previous is not None:
+        return (1, previous)
+    return korobov_vector(n_components, n_points, best_multiplier(n_components, n_points))
+
+
+def _previous_fibonacci(n_points: int) -> int | None:
+    """Return F_{i-1} where n_points = F_i, else None."""
+    previous, current = 1, 1
+    while current < n_points:
+        previous, current = current, previous + current
+    return previous if current == n_points else None
+
+
+@lru_cache(maxsize=256)
+def best_multiplier(n_components: int, n_points: int) -> int:
+    """Return the Korobov multiplier of smallest P2 among those coprime to m (a and m - a are mirror images: half are searched).
+
+    All multipliers are searched as long as that is a matter of a second (m up to 20 000 or so), an even selection of them beyond.
+    """
+    half = torch.arange(1, (n_points + 1) // 2)
+    candidates = [a for a in range(1, n_points // 2 + 1) if gcd(a, n_points) == 1] or [1]
+    step = max(1, len(candidates) * max(1, len(half)) // _SEARCH_BUDGET)
+    multipliers = torch.tensor(candidates[::step])
+    scores = [
+        _korobov_p2(n_components, n_points, chunk, half) for chunk in multipliers.split(max(1, 4_000_000 // n_points))
+    ]
+    return int(multipliers[torch.cat(scores).argmin()])
+
+
+def _korobov_p2(n_components: int, n_points: int, multipliers: Tensor, half: Tensor) -> Tensor:
+    """P2 of every multiplier, by the symmetry j <-> m - j summed over half the points."""
+    kernel = _bernoulli_kernel(torch.arange(n_points, dtype=torch.float64) / n_points)
+    index = half.expand(len(multipliers), -1)
+    product, middle = kernel[half].expand_as(index), kernel[n_points // 2]
+    total_middle = torch.full((len(multipliers),), float(middle), dtype=torch.float64)
+    for power in range(1, n_components):
+        index = index * multipliers[:, None] % n_points
+        product = product * kernel[index]
+        factor = torch.tensor([pow(int(a), power, n_points) for a in multipliers])
+        total_middle = total_middle * kernel[factor * (n_points // 2) % n_points]
+    total = kernel[0] ** n_components + 2 * product.sum(1)
+    if n_points % 2 == 0:
+        total = total + total_middle
+    return total / n_points - 1
+
+
+def _bernoulli_kernel(z: Tensor) -> Tensor:
+    """1 + 2 pi^2 B_2(z), the reproducing kernel of periodic functions with square-integrable derivative."""
+    return 1 + 2 * pi**2 * (z * z - z + 1 / 6)
+
+
+def p2(points: Tensor) -> Tensor:
+    """Return P2, the squared worst-case error of a lattice for smooth periodic functions; lower is better.
+
+    ``P2 = mean_j prod_l (1 + 2 pi^2 B_2(z_jl)) - 1`` with the Bernoulli polynomial ``B_2(t) = t^2 - t + 1/6``.
+
+    Parameters
+    ----------
+    points : Tensor of shape (n_points, n_components)
+        An unshifted lattice in turns; float64 unless the value is above 1e-6 or so.
+    """
+    return _bernoulli_kernel(points).prod(-1).mean() - 1
+
+
+def points(n_points: int, vector: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Tensor:
+    """Return the lattice points ``(j g mod m) / m`` in turns.
+
+    Returns
+    -------
+    Tensor of shape (n_points, n_components)
+        Exact integers modulo m, divided in float64, then cast to `dtype`.
+    """
+    index = torch.arange(n_points, dtype=torch.int64)[:, None]
+    exact = index * torch.tensor(vector, dtype=torch.int64) % n_points
+    return (exact.to(torch.float64) / n_points).to(dtype)
+
+
+def lattice(n_components: int, n_points: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Return the default lattice of `n_points` points in turns, shape (n_points, n_components)."""
+    return points(n_points, generating_vector(n_components, n_points), dtype)
+
+
+def random_shift(n_components: int, generator: torch.Generator) -> Tensor:
+    """Draw a shift uniform on the torus, float64 of shape (n_components,).
+
+    With it, a lattice average is an unbiased estimate of the integral over the torus.
+    """
+    return torch.rand(n_components, dtype=torch.float64, generator=generator, device=generator.device)
+
+
+def shifted(points: Tensor, shift: Tensor) -> Tensor:
+    """Return the points moved by `shift` around the torus, in [0, 1)."""
+    return wrap(points + shift.to(points))

@@ -1,0 +1,100 @@
+"""The posterior over lattice points, and what can be read off it.
+
+`weights` are responsibilities, of shape (n_samples, n_points), whose rows sum to one; points and coordinates are in turns.
+"""
+
+from __future__ import annotations
+
+from math import pi
+
+import torch
+from torch import Tensor
+
+from . import lattices
+
+
+def responsibilities(log_w: Tensor) -> Tensor:
+    """Return the posterior probabilities of the points, ``softmax_j log_w_ij`` (under a uniform prior log p(x | z))."""
+    return torch.softmax(log_w, -1)
+
+
+def pooled(tables: list[Tensor]) -> Tensor:
+    """Return responsibilities over the points of several shifted lattices together.
+
+    One softmax over all points is the consistent estimate of the posterior; averaging the shifts' own posteriors would give each shift the
+    same weight, whatever its evidence.
+
+    Parameters
+    ----------
+    tables : list of Tensor of shape (n_samples, n_points)
+        Log-likelihoods, one table a shift.
+
+    Returns
+    -------
+    Tensor of shape (n_samples, n_shifts * n_points)
+    """
+    return responsibilities(torch.cat(tables, 1))
+
+
+def moments(weights: Tensor, features: Tensor) -> Tensor:
+    """Return posterior means of functions of z: features (n_points, n_features) -> (n_samples, n_features)."""
+    return weights @ features
+
+
+def mean_direction(weights: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the circular mean and the resultant length of each coordinate.
+
+    The mean of (cos 2 pi z, sin 2 pi z), as an angle and a length; never the mean of coordinates, which breaks at the seam.
+
+    Returns
+    -------
+    coordinates : Tensor of shape (n_samples, n_components)
+        In turns, [0, 1); where the length is 0 the direction is meaningless, and finite.
+    resultant : Tensor of shape (n_samples, n_components)
+        Between 0 (no concentration) and 1 (a point).
+    """
+    angles = 2 * pi * points
+    cos, sin = weights @ angles.cos(), weights @ angles.sin()
+    return lattices.wrap(torch.atan2(sin, cos) / (2 * pi)), torch.hypot(cos, sin)
+
+
+def mode(weights: Tensor, points: Tensor) -> Tensor:
+    """Return the most probable lattice point of every row, in turns, of shape (n_samples, n_components)."""
+    return points[weights.argmax(1)]
+
+
+def local_mean(weights: Tensor, points: Tensor, radius: float = 0.06) -> Tensor:
+    """Return the mean of the dominant mode: over the posterior mass within `radius` turns of the most probable point.
+
+    Unlike the circular mean it does not fall between modes, and unlike the mode it is not confined to the lattice. The neighbours of a
+    point of a rank-1 lattice are those of its first point moved along, so no distances are computed.
+
+    Parameters
+    ----------
+    weights : Tensor of shape (n_samples, n_points)
+    points : Tensor of shape (n_points, n_components)
+        A rank-1 lattice, shifted or not, in the order of `lattices.points`.
+    radius : float
+        In turns; a lattice with fewer than 1 / radius points a side gives the mode itself.
+
+    Returns
+    -------
+    Tensor of shape (n_samples, n_components)
+        In turns.
+    """
+    steps = points - points[0]
+    steps = steps - steps.round()
+    near = (steps.norm(dim=1) < radius).nonzero()[:, 0]
+    peak = weights.argmax(1)
+    mass = weights.gather(1, (peak[:, None] + near) % len(points))
+    return lattices.wrap(points[peak] + mass @ steps[near] / mass.sum(1, keepdim=True))
+
+
+def entropy(weights: Tensor) -> Tensor:
+    """Return the entropy of each row over the points, in nats; log m for the uniform posterior."""
+    return -torch.special.xlogy(weights, weights).sum(1)
+
+
+def effective_points(weights: Tensor) -> Tensor:
+    """Return ``1 / sum_j w_j^2``, the number of points that carry a posterior: from 1 to m."""
+    return 1 / weights.square().sum(1)
