@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .precision import matmul_precision
+
 
 class Likelihood(nn.Module):
     """Base of the families; a subclass defines `natural`, `log_normalizer`, `mean`, `sample`, and what else is not as here.
@@ -161,6 +163,11 @@ class Gaussian(Likelihood):
     def log_base(self, x: Tensor) -> Tensor:
         squares = self.statistics(x) ** 2 / self._relative_noise().to(x)
         return -0.5 * (squares + log(2 * pi) + self.noise_variance().log().to(x)).sum(-1)
+
+    def tabulate(self, x: Tensor, eta: Tensor, log_normalizer: Tensor) -> Tensor:
+        """Return the table with a product in full precision: its terms are large, by 1 / v, and cancel."""
+        with matmul_precision("highest"):
+            return super().tabulate(x, eta, log_normalizer)
 
     def mean(self, outputs: Tensor) -> Tensor:
         return self.loc.to(outputs) + self.scale.to(outputs) * outputs

@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from math import isfinite, nan
@@ -14,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .precision import matmul_precision
 
 Loss = Callable[[Tensor], Tensor]
 History = dict[str, list[float]]
@@ -42,7 +43,7 @@ class Settings:
     patience : int or None
         Records without a better validation loss after which training stops.
     precision : {"highest", "high", "medium"}
-        Of the inputs of float32 matrix products; sums are float32 at all three. See `matmul_precision`.
+        Of the inputs of float32 matrix products; see `matmul_precision`.
     """
 
     n_steps: int
@@ -81,20 +82,6 @@ class State:
     def exhausted(self, patience: int | None) -> bool:
         """Whether as many records as `patience` have passed without a better validation loss."""
         return patience is not None and self.records_since_best >= patience
-
-
-@contextmanager
-def matmul_precision(precision: str) -> Iterator[None]:
-    """Set the precision of float32 matrix products' inputs, and restore what the caller had.
-
-    "medium" rounds them to bfloat16 where the processor multiplies those faster, "high" to TF32; results are float32.
-    """
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def train(

@@ -1,0 +1,251 @@
+"""Speed of training passes, of the Gaussian table and of transform, against the research formulas written plainly.
+
+    python benchmarks/bench_speed.py --data ../shared/data
+
+Three measurements, contenders in turn in one process:
+
+* pass: seconds of a training pass over 10,000 digits, batch 128, on 987 points, decoder 4 -> 500 -> 784. The research formula against the
+  package's engine, from the same weights, on the same batches and shifts, at the same constant step size; so that after equal passes both
+  must have the same test nats.
+* gaussian: forward and backward of the mean log-mean-exp of a Gaussian table, 128 rows and 987 points of 784 features, by one product
+  against the difference of all rows and all points.
+* transform: 10,000 digits on 6,765 points, decoded once against decoded for each batch of 128.
+"""
+
+from math import log, pi
+from statistics import median
+
+import measurement
+import numpy as np
+import torch
+from torch import nn
+
+from skqlvm import QLVMEmbedding
+from skqlvm.engine import lattices, likelihoods, networks, objectives, training
+
+_BATCH = 128
+_SIZES = {"n_rows": 10_000, "n_hidden": 500, "n_points": 987, "n_points_eval": 6765, "repeats": 7}
+_QUICK = {"n_rows": 500, "n_hidden": 50, "n_points": 89, "n_points_eval": 233, "repeats": 2}
+
+
+def main(argv=None):
+    parser = measurement.parser(__doc__)
+    parser.add_argument("--passes", type=int, default=3, help="training passes, each of them a repeat")
+    arguments = parser.parse_args(argv)
+    report, sizes = measurement.Report(arguments, measurement.images_name(arguments)), _QUICK if arguments.quick else _SIZES
+    rows = [*_passes(arguments, report, sizes), *_gaussian(arguments, report, sizes), *_transform(arguments, report, sizes)]
+    measurement.print_table(
+        f"Medians of repeats in turn, on {report.device}", ["", "seconds", "times faster", "required", "agreement"], rows
+    )
+
+
+def _tabulated(report, title, seconds, required, agreement, **parameters):
+    """Add all contenders' seconds, of which the first is the plain one, and return their rows of the table."""
+    plain = median(next(iter(seconds.values())))
+    rows = []
+    for name, values in seconds.items():
+        value = report.add(f"speed/{title}_seconds", values, "s", contender=name, **parameters)
+        ratio = report.add(f"speed/{title}_ratio", plain / value, "times", contender=name, **parameters)
+        rows.append([f"{title}: {name}", f"{value:.3f}", f"{ratio:.1f}", required.get(name, ""), agreement[name]])
+    return rows
+
+
+class Research(nn.Module):
+    """The tutorial's decoder: cosines and sines, one hidden layer of rectifiers, a sigmoid."""
+
+    def __init__(self, n_hidden, n_outputs):
+        super().__init__()
+        self.hidden, self.output = nn.Linear(4, n_hidden), nn.Linear(n_hidden, n_outputs)
+
+    def forward(self, z):
+        angles = 2 * pi * z
+        return torch.sigmoid(self.output(torch.relu(self.hidden(torch.cat([angles.cos(), angles.sin()], 1)))))
+
+
+def research_table(x, probabilities):
+    """Return log p(x_i | z_j), of shape (n, m), as the research code does: clamped probabilities, their logarithms, two products."""
+    p = probabilities.clamp(1e-6, 1 - 1e-6)
+    return torch.einsum("nd,md->nm", x, p.log()) + torch.einsum("nd,md->nm", 1 - x, (1 - p).log())
+
+
+class ResearchPasses:
+    """Train by the research formula, a pass at a time."""
+
+    def __init__(self, x, points, initial, seed, device):
+        self.x, self.points, self.device = x, points.float().to(device), device
+        self.module = _copied(initial, Research(initial.hidden.out_features, x.shape[1])).to(device)
+        self.optimizer = torch.optim.Adam(self.module.parameters(), lr=1e-3)
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self):
+        order = torch.randperm(len(self.x), generator=self.generator)
+        for batch in order.tensor_split(-(-len(self.x) // _BATCH)):
+            shift = torch.rand(2, dtype=torch.float64, generator=self.generator).to(self.points)
+            log_px = torch.logsumexp(research_table(self.x[batch], self.module((self.points + shift) % 1)), 1) - log(len(self.points))
+            loss = -log_px.mean()
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+
+    def test_nats(self, x, points):
+        with torch.no_grad():
+            probabilities = self.module(points.float().to(self.device))
+            log_px = [torch.logsumexp(research_table(part, probabilities), 1) for part in x.split(_BATCH)]
+        return log(len(points)) - float(torch.cat(log_px).mean())
+
+
+class PackagePasses:
+    """Train by the package's engine, a pass at a time."""
+
+    def __init__(self, x, points, initial, seed, device, precision, n_passes):
+        self.x, self.points, self.device = x, points, device
+        decoder = networks.MLPDecoder(2, x.shape[1], (initial.hidden.out_features,), order=1)
+        self.likelihood = likelihoods.Bernoulli(x.shape[1])
+        self.module = _copied(initial, decoder).to(device)
+        self.generator, self.state = torch.Generator().manual_seed(seed), training.State()
+        self.n_batches = -(-len(x) // _BATCH)
+        self.settings = training.Settings(
+            n_steps=n_passes * self.n_batches,
+            batch_size=_BATCH,
+            learning_rate=1e-3,
+            one_cycle=False,
+            steps_per_record=self.n_batches,
+            precision=precision,
+        )
+
+    def _loss(self, batch):
+        z = lattices.shifted(self.points, lattices.random_shift(2, self.generator)).float().to(self.device)
+        return -objectives.lattice_bound(lambda z: self.likelihood.table(self.x[batch], self.module(z)), z).mean()
+
+    def __call__(self):
+        training.train(
+            self.module,
+            self._loss,
+            len(self.x),
+            self.settings,
+            self.generator,
+            state=self.state,
+            stop_at=self.state.step + self.n_batches,
+        )
+
+    def test_nats(self, x, points):
+        with torch.no_grad():
+            eta = self.likelihood.natural(self.module(points.float().to(self.device)))
+            normalizer = self.likelihood.log_normalizer(eta)
+            tables = (self.likelihood.tabulate(part, eta, normalizer) for part in x.split(_BATCH))
+            return -float(torch.cat([objectives.log_mean_exp(table) for table in tables]).mean())
+
+
+def _copied(source, module):
+    """Give a module the parameters of another, in their order."""
+    with torch.no_grad():
+        for parameter, value in zip(module.parameters(), source.parameters(), strict=True):
+            parameter.copy_(value)
+    return module
+
+
+def _passes(arguments, report, sizes):
+    seed, device = arguments.seeds[0], arguments.device
+    x, x_test = (torch.from_numpy(measurement.rows_of_784(arguments, sizes["n_rows"], part)).to(device) for part in ("train", "test"))
+    points, points_eval = (lattices.lattice(2, sizes[name]) for name in ("n_points", "n_points_eval"))
+    torch.manual_seed(seed)
+    initial = Research(sizes["n_hidden"], x.shape[1])
+    contenders = {"research formula": ResearchPasses(x, points, initial, seed, device)}
+    for precision in ("highest", "medium"):
+        contenders[f"package, {precision}"] = PackagePasses(x, points, initial, seed, device, precision, arguments.passes)
+    seconds = measurement.alternate(contenders, arguments.passes, device)
+    shared = {name: sizes[name] for name in ("n_rows", "n_hidden", "n_points")} | {"batch_size": _BATCH, "passes": arguments.passes}
+    nats = {
+        name: report.add("speed/pass_test_nats", contender.test_nats(x_test, points_eval), "nats", contender=name, **shared)
+        for name, contender in contenders.items()
+    }
+    difference = {name: f"{value:.2f} test nats, {value - nats['research formula']:+.3f} (0.5)" for name, value in nats.items()}
+    required = {"package, medium": ">= 8" if measurement.multiplies_bfloat16(report.device) else ">= 3"}
+    return _tabulated(report, "pass", seconds, required, difference, **shared)
+
+
+def broadcast_bound(x, outputs, variance):
+    """Return the mean log-mean-exp of a Gaussian table from the differences of all rows and all points, (n, m, d) of them."""
+    squares = (x[:, None, :] - outputs[None, :, :]) ** 2
+    log_px = -0.5 * (squares / variance + (2 * pi * variance).log()).sum(-1)
+    return (torch.logsumexp(log_px, 1) - log(len(outputs))).mean()
+
+
+def _gaussian(arguments, report, sizes):
+    device, generator = arguments.device, torch.Generator().manual_seed(arguments.seeds[0])
+    x = torch.randn((_BATCH, 784), generator=generator).to(device)
+    outputs = torch.randn((sizes["n_points"], 784), generator=generator).to(device).requires_grad_()
+    likelihood = likelihoods.Gaussian(784).to(device)
+    found = {}
+
+    def broadcast():
+        found["broadcast formula"] = _backward(broadcast_bound(x, outputs, likelihood.noise_variance().float()), outputs)
+
+    def product(precision):
+        name = f"package, {precision}"
+
+        def run():
+            with training.matmul_precision(precision):
+                found[name] = _backward(objectives.log_mean_exp(likelihood.table(x, outputs)).mean(), outputs)
+
+        return name, run
+
+    contenders = dict([("broadcast formula", broadcast), product("highest"), product("medium")])
+    measurement.alternate(contenders, 1, device)
+    seconds = measurement.alternate(contenders, sizes["repeats"], device)
+    value, gradient = found["broadcast formula"]
+    agreement = {
+        name: f"value {abs(other / value - 1):.0e}, gradient {float((slope - gradient).norm() / gradient.norm()):.0e}"
+        for name, (other, slope) in found.items()
+    }
+    shared = {"n_rows": _BATCH, "n_points": sizes["n_points"], "n_features": 784}
+    return _tabulated(report, "gaussian", seconds, {"package, medium": ">= 20"}, agreement, **shared)
+
+
+def _backward(value, outputs):
+    """Return a value and its gradient with respect to the outputs."""
+    (gradient,) = torch.autograd.grad(value, outputs)
+    return float(value.detach()), gradient
+
+
+def redecoded_transform(decoder, loc, points, x):
+    """Return circular means in turns, with the lattice decoded anew for each batch."""
+    angles, means = 2 * pi * points, []
+    with torch.no_grad():
+        for batch in x.split(_BATCH):
+            weights = torch.softmax(research_table(batch, torch.sigmoid(decoder(points) + loc)), 1)
+            means.append(torch.atan2(weights @ angles.sin(), weights @ angles.cos()) / (2 * pi) % 1)
+    return torch.cat(means)
+
+
+def _transform(arguments, report, sizes):
+    device, x = arguments.device, measurement.rows_of_784(arguments, sizes["n_rows"])
+    settings = {"n_points": 55, "n_points_eval": sizes["n_points_eval"], "max_iter": 3, "embedding": "mean"}
+    model = QLVMEmbedding(likelihood="bernoulli", random_state=arguments.seeds[0], device=device, **settings).fit(x[:2000])
+    points, loc = torch.from_numpy(model.lattice_).float().to(device), model.likelihood_.loc.float()
+    rows, found = torch.from_numpy(x).to(device), {}
+
+    def redecode():
+        found["decoded for each batch"] = redecoded_transform(model.decoder_, loc, points, rows).cpu().numpy()
+
+    def package(embedding):
+        name = f"package, embedding={embedding!r}"
+
+        def run():
+            found[name] = model.set_params(embedding=embedding).transform(x)
+
+        return name, run
+
+    contenders = dict([("decoded for each batch", redecode), package("mean"), package("local")])
+    package("mean")[1]()
+    seconds = measurement.alternate(contenders, min(3, sizes["repeats"]), device)
+    distance = {name: np.abs((z - found["decoded for each batch"] + 0.5) % 1 - 0.5) for name, z in found.items()}
+    agreement = {name: f"{np.median(values):.0e} turns in the median" for name, values in distance.items()}
+    agreement["package, embedding='local'"] = "another readout"
+    shared = {"n_rows": len(x), "n_points": sizes["n_points_eval"], "batch_size": _BATCH}
+    required = dict.fromkeys(("package, embedding='mean'", "package, embedding='local'"), ">= 20")
+    return _tabulated(report, "transform", seconds, required, agreement, **shared)
+
+
+if __name__ == "__main__":
+    main()

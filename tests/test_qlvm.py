@@ -1,0 +1,441 @@
+"""QLVMEmbedding against closed forms, a NumPy oracle, and what its users do with it."""
+
+import pickle
+import random
+from math import log, pi
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import ive, logsumexp
+from sklearn.base import clone
+from sklearn.cluster import KMeans
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
+from torch import nn
+
+from skqlvm import QLVMEmbedding
+from skqlvm.engine import lattices, likelihoods, networks
+
+pytestmark = pytest.mark.filterwarnings("ignore:The posterior of a typical row:UserWarning")
+
+SMALL = {"n_points": 89, "n_points_eval": 233, "hidden_layer_sizes": (13,), "harmonic_order": 3, "max_iter": 3, "random_state": 0}
+
+
+def small(**parameters):
+    return QLVMEmbedding(**{**SMALL, **parameters})
+
+
+@pytest.fixture(scope="module")
+def X():
+    """Two rings in five dimensions, 101 rows."""
+    generator = np.random.default_rng(7)
+    angle = 2 * pi * generator.random((101, 2))
+    rings = np.hstack([np.cos(angle), np.sin(angle)]) @ generator.normal(size=(4, 5))
+    return rings + 0.1 * generator.normal(size=(101, 5))
+
+
+@pytest.fixture(scope="module")
+def model(X, device):
+    return small(device=device).fit(X)
+
+
+class Plain(likelihoods.Gaussian):
+    """A Gaussian in the units of the decoder's output."""
+
+    def start(self, x):
+        pass
+
+
+class Rings(nn.Module):
+    """(r_1 cos, r_2 cos, ..., r_1 sin, ...) of the coordinates, turned by `turn`; its one parameter does nothing."""
+
+    def __init__(self, radii, turn=0.0):
+        super().__init__()
+        self.idle = nn.Parameter(torch.zeros(()))
+        self.register_buffer("radii", torch.tensor(radii))
+        self.turn = turn
+
+    def forward(self, z):
+        angle = 2 * pi * (z + self.turn)
+        return torch.cat([self.radii * angle.cos(), self.radii * angle.sin()], -1) + 0 * self.idle
+
+
+def known_rings(radii, noise_variance, turn=0.0, **parameters):
+    """A QLVM that is the closed-form model of Q2 and Q3 whatever it is fitted to."""
+    return QLVMEmbedding(
+        len(radii),
+        decoder=lambda n_components, n_outputs: Rings(radii, turn),
+        likelihood=lambda n_features: Plain(n_features, noise_variance),
+        max_iter=1,
+        **parameters,
+    ).fit(np.zeros((3, 2 * len(radii))))
+
+
+def test_score_samples_equals_bessel_form_on_the_circle():
+    x, variance = np.array([[0.6, 0.3], [-0.2, 1.1]]), 0.1
+    kappa = np.linalg.norm(x, axis=1) / variance
+    expected = -log(2 * pi * variance) - ((x**2).sum(1) + 1) / (2 * variance) + np.log(ive(0, kappa)) + kappa
+    model = known_rings([1.0], variance, n_points_eval=610)
+    np.testing.assert_allclose(model.score_samples(x), expected, rtol=0, atol=1e-6)
+    assert model.score_samples(x)[0] == pytest.approx(-1.9273756194246134, abs=1e-6)
+
+
+def test_transform_of_circle_model_gives_the_angle_in_every_readout():
+    x = np.array([[0.6, 0.3]])
+    model = known_rings([1.0], 0.1, n_points_eval=2584)
+    assert model.set_params(embedding="mean").transform(x).item() == pytest.approx(0.0737918088, abs=1e-6)
+    assert model.set_params(embedding="mode").transform(x).item() == pytest.approx(0.0737918088, abs=1 / 2584)
+    assert model.set_params(embedding="local").transform(x).item() == pytest.approx(0.0737918088, abs=1 / 2584)
+    resultant = np.hypot(*model.set_params(output="moments", harmonic_order=1).transform(x)[0])
+    assert resultant == pytest.approx(0.92212155488, abs=1e-6)
+
+
+def test_score_samples_equals_closed_form_on_the_product_torus():
+    model = known_rings([1.0, 0.5], 0.1)
+    # the spec's x pairs (x1, x2) with the first circle and (x3, x4) with the second; our columns are cosines, then sines
+    x = np.array([[0.6, -0.2, 0.3, 0.4]])
+    nats, std = model.score_samples(x, return_std=True)
+    assert nats.item() == pytest.approx(-2.7196615898780214, abs=1e-6)
+    assert std.item() < 1e-6
+
+
+def test_turning_the_decoder_turns_the_embedding_back():
+    x = np.array([[0.6, -0.2, 0.3, 0.4], [-0.1, 0.5, 0.8, 0.1]])
+    for embedding in ("mean", "local"):
+        straight = known_rings([1.0, 0.5], 0.1, embedding=embedding).transform(x)
+        turned = known_rings([1.0, 0.5], 0.1, turn=0.31, embedding=embedding).transform(x)
+        difference = straight - turned - 0.31
+        np.testing.assert_allclose(difference - np.round(difference), 0, atol=0.02)
+
+
+def test_constant_decoder_scores_its_gaussian_for_every_lattice(X):
+    for n_components, n_points in [(1, 7), (2, 55), (2, 100), (3, 31)]:
+        model = QLVMEmbedding(
+            n_components,
+            n_points_eval=n_points,
+            n_points=5,
+            max_iter=1,
+            decoder=lambda k, d: Constant(d),
+            likelihood=lambda d: Plain(d, 1.0),
+        ).fit(X)
+        expected = -0.5 * (X**2).sum(1) - 2.5 * log(2 * pi)
+        np.testing.assert_allclose(model.score_samples(X), expected, atol=1e-6)
+        np.testing.assert_allclose(model.posterior(X), 1 / n_points, atol=1e-9)
+
+
+class Constant(nn.Module):
+    """Zeros."""
+
+    def __init__(self, n_outputs):
+        super().__init__()
+        self.idle, self.n_outputs = nn.Parameter(torch.zeros(())), n_outputs
+
+    def forward(self, z):
+        return z.new_zeros((len(z), self.n_outputs)) + 0 * self.idle
+
+
+def test_fit_recovers_a_noisy_circle():
+    generator = np.random.default_rng(3)
+    angle = generator.random(1201)
+    X = np.column_stack([np.cos(2 * pi * angle), np.sin(2 * pi * angle)]) + 0.1 * generator.normal(size=(1201, 2))
+    model = QLVMEmbedding(1, harmonic_order=2, hidden_layer_sizes=(32,), max_iter=60, random_state=0).fit(X[:800])
+    kappa = np.linalg.norm(X, axis=1) / 0.01
+    exact = -log(2 * pi * 0.01) - ((X**2).sum(1) + 1) / 0.02 + np.log(ive(0, kappa)) + kappa
+    assert model.score(X[800:]) == pytest.approx(exact[800:].mean(), abs=0.05)
+    found = model.transform(X[800:])[:, 0]
+    agreement = max(abs(np.exp(2j * pi * (found - sign * angle[800:])).mean()) for sign in (1, -1))
+    assert agreement > 0.99
+    assert model.noise_variance_ == pytest.approx(0.01, rel=0.15)
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+def test_queries_equal_a_plain_numpy_model(likelihood, X):
+    X = MinMaxScaler().fit_transform(X)
+    model = small(likelihood=likelihood, embedding="mean").fit(X)
+    z = np.arange(233)[:, None] * [1, 144] % 233 / 233
+    f = model.decoder_(torch.tensor(z, dtype=torch.float32)).detach().numpy().astype(float)
+    if likelihood == "bernoulli":
+        f = 1 / (1 + np.exp(-f - model.likelihood_.loc.numpy()))
+        log_px_z = X @ np.log(f).T + (1 - X) @ np.log(1 - f).T
+    else:
+        f = X[_trained_rows(X)].mean(0) + X[_trained_rows(X)].var(0).mean() ** 0.5 * f
+        squares = ((X[:, None] - f) ** 2).sum(2)
+        log_px_z = -0.5 * squares / model.noise_variance_ - 2.5 * log(2 * pi * model.noise_variance_)
+    nats = logsumexp(log_px_z, axis=1) - log(233)
+    weights = np.exp(log_px_z - log(233) - nats[:, None])
+    direction = weights @ np.exp(2j * pi * z)
+    np.testing.assert_allclose(model.score_samples(X), nats, atol=1e-4)
+    np.testing.assert_allclose(model.posterior(X), weights, atol=1e-5)
+    np.testing.assert_allclose(model.transform(X), np.angle(direction) / (2 * pi) % 1, atol=1e-4)
+    np.testing.assert_allclose(model.reconstruct(X), weights @ f, atol=1e-5)
+
+
+def _trained_rows(X):
+    """The rows that a fit with random_state=0 trains on."""
+    seed = np.random.RandomState(0).randint(2**31 - 1)
+    return torch.randperm(len(X), generator=torch.Generator().manual_seed(int(seed)))[round(0.1 * len(X)) :].numpy()
+
+
+@given(
+    n=st.sampled_from([11, 23]),
+    d=st.sampled_from([1, 3, 7]),
+    k=st.sampled_from([1, 2, 3]),
+    m=st.integers(1, 60),
+    dtype=st.sampled_from([np.float64, np.float32]),
+)
+def test_shapes_and_dtypes_hold_for_any_sizes(n, d, k, m, dtype):
+    X = np.random.default_rng(n).normal(size=(n, d)).astype(dtype)
+    model = small(n_components=k, n_points=m, n_points_eval=m + 1, max_iter=1).fit(X)
+    Z, nats, weights = model.transform(X), model.score_samples(X), model.posterior(X)
+    assert (Z.shape, nats.shape, weights.shape) == ((n, k), (n,), (n, m + 1))
+    assert Z.dtype == nats.dtype == weights.dtype == dtype
+    assert Z.min() >= 0
+    assert Z.max() < 1
+    np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
+    assert model.inverse_transform(Z).shape == model.reconstruct(X).shape == model.sample(n).shape == (n, d)
+    assert model.sample(2).dtype == model.reconstruct(X).dtype == dtype
+    assert model.score(X) == pytest.approx(nats.mean(), abs=1e-4)
+    assert len(model.lattice_) == m + 1
+
+
+def test_same_seed_gives_same_model_and_another_seed_another(X):
+    first, again, other = (small(random_state=seed).fit(X).transform(X) for seed in (5, 5, 6))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 0.01
+
+
+def test_fit_leaves_global_random_states_alone(X):
+    np.random.seed(3)  # noqa: NPY002
+    random.seed(3)
+    torch.manual_seed(3)
+    before = np.random.get_state()[1].copy(), random.getstate(), torch.get_rng_state()  # noqa: NPY002
+    small(random_state=None, decoder=lambda k, d: nn.Sequential(networks.MLPDecoder(k, d, (5,), 1), nn.Dropout(0.1))).fit(X).sample(2)
+    after = np.random.get_state()[1], random.getstate(), torch.get_rng_state()  # noqa: NPY002
+    # random_state=None draws its seed from NumPy's global generator, as scikit-learn does
+    assert before[1] == after[1]
+    assert torch.equal(before[2], after[2])
+    np.random.seed(3)  # noqa: NPY002
+    small().fit(X).sample(2, random_state=0)
+    np.testing.assert_array_equal(np.random.get_state()[1], before[0])  # noqa: NPY002
+
+
+def test_grid_search_compares_lattices_on_one_evaluation_lattice(X):
+    search = GridSearchCV(make_pipeline(StandardScaler(), small()), {"qlvmembedding__n_points": [3, 55]}, cv=2).fit(X)
+    sizes = {len(small(n_points=m).fit(X).lattice_) for m in (3, 55)}
+    assert sizes == {233}
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    assert search.score_samples(X).shape == (101,)
+    assert search.best_estimator_.inverse_transform(search.transform(X)).shape == X.shape
+
+
+def test_cartesian_output_feeds_euclidean_steps(X):
+    pipeline = make_pipeline(StandardScaler(), small(output="cartesian"), KMeans(2, n_init=1, random_state=0))
+    assert set(pipeline.fit_predict(X)) == {0, 1}
+
+
+def test_pandas_in_and_out(X):
+    frame = pd.DataFrame(X, columns=list("abcde"))
+    model = small().set_output(transform="pandas").fit(frame)
+    Z = model.transform(frame)
+    assert list(Z.columns) == ["qlvmembedding0", "qlvmembedding1"]
+    assert list(model.feature_names_in_) == list("abcde")
+    assert list(model.set_params(output="cartesian").get_feature_names_out()) == [f"qlvmembedding{i}" for i in range(4)]
+
+
+def test_outputs_are_functions_of_the_posterior(model, X):
+    turns = model.transform(X)
+    cartesian = clone(model).set_params(output="cartesian").fit(X).transform(X)
+    np.testing.assert_allclose(cartesian, np.hstack([np.cos(2 * pi * turns), np.sin(2 * pi * turns)]), atol=1e-9)
+    moments = clone(model).set_params(output="moments").fit(X)
+    basis = networks.TorusBasis(2, 3)(torch.tensor(model.lattice_)).numpy()
+    np.testing.assert_allclose(moments.transform(X), model.posterior(X) @ basis, atol=1e-9)
+    first = moments.transform(X)[:, [0, 1, 12, 13]]
+    mean = clone(model).set_params(embedding="mean").fit(X)
+    np.testing.assert_allclose(moments.inverse_transform(moments.transform(X)), mean.inverse_transform(mean.transform(X)), atol=1e-5)
+    assert np.hypot(first[:, :2], first[:, 2:]).max() <= 1 + 1e-12
+
+
+def test_inverse_transform_takes_any_real_angles(model, X):
+    Z = model.transform(X)
+    np.testing.assert_allclose(model.inverse_transform(Z + [-3, 2]), model.inverse_transform(Z), atol=1e-4)
+    cartesian = clone(model).set_params(output="cartesian").fit(X)
+    np.testing.assert_allclose(cartesian.inverse_transform(cartesian.transform(X)), model.inverse_transform(Z), atol=1e-5)
+
+
+def test_sample_follows_the_model(model):
+    draws = model.sample(20_000, random_state=0)
+    means = model.inverse_transform(np.random.default_rng(0).random((20_000, 2)))
+    np.testing.assert_allclose(draws.mean(0), means.mean(0), atol=0.05)
+    np.testing.assert_allclose(np.cov(draws.T), np.cov(means.T) + model.noise_variance_ * np.eye(5), atol=0.15)
+    np.testing.assert_array_equal(model.sample(3, random_state=1), model.sample(3, random_state=1))
+
+
+def test_standard_error_tells_how_far_another_shift_would_be(X):
+    rough, fine = (small(n_points_eval=m, max_iter=40).fit(X) for m in (34, 2584))
+    (nats, std), exact = rough.score_samples(X, return_std=True), fine.score_samples(X)
+    assert fine.score_samples(X, return_std=True)[1].mean() < std.mean() / 3
+    assert 0.2 < np.sqrt(np.mean((nats - exact) ** 2)) / np.sqrt(np.mean(std**2)) < 5
+    np.testing.assert_array_equal(nats, rough.score_samples(X))
+
+
+def test_results_do_not_depend_on_chunks(model, X, monkeypatch):
+    whole = model.transform(X), model.score_samples(X), model.reconstruct(X)
+    monkeypatch.setattr("skqlvm._base._CHUNK_BYTES", 20_000)
+    for chunked, expected in zip((model.transform(X), model.score_samples(X), model.reconstruct(X)), whole, strict=True):
+        np.testing.assert_allclose(chunked, expected, atol=1e-9)
+
+
+def test_training_in_chunks_of_the_lattice_gives_the_same_model(X, monkeypatch):
+    whole = small(matmul_precision="highest").fit(X)
+    monkeypatch.setattr("skqlvm._qlvm._TRAINING_BYTES", 5_000)
+    chunked = small(matmul_precision="highest").fit(X)
+    assert chunked._chunk_size < 89 <= whole._chunk_size
+    np.testing.assert_allclose(chunked.score_samples(X), whole.score_samples(X), atol=1e-3)
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_pickle_and_joblib_round_trip(order, X, tmp_path):
+    model = small().partial_fit(X) if order == "after" else small()
+    joblib.dump(model, tmp_path / "model.joblib")
+    for copy in (pickle.loads(pickle.dumps(model)), joblib.load(tmp_path / "model.joblib")):
+        if order == "before":
+            copy.fit(X)
+        assert copy.transform(X).shape == (101, 2)
+    if order == "after":
+        np.testing.assert_array_equal(copy.transform(X), model.transform(X))
+        np.testing.assert_array_equal(copy.partial_fit(X).transform(X), model.partial_fit(X).transform(X))
+
+
+def test_read_only_and_memory_mapped_arrays_train_like_arrays(X, tmp_path):
+    expected = small().fit(X).transform(X)
+    frozen = X.copy()
+    frozen.flags.writeable = False
+    np.save(tmp_path / "X.npy", X)
+    for source in (frozen, np.load(tmp_path / "X.npy", mmap_mode="r")):
+        np.testing.assert_array_equal(small().fit(source).transform(source), expected)
+
+
+def test_warm_start_goes_on_from_the_fitted_weights(X):
+    model = small(warm_start=True, max_iter=30).fit(X)
+    first = model.history_["loss"][0]
+    fitted = model.score(X)
+    model.set_params(max_iter=1, learning_rate=1e-6).fit(X)
+    assert model.history_["loss"][0] < first
+    assert model.score(X) == pytest.approx(fitted, abs=0.01)
+
+
+def test_partial_fit_learns_and_continues_its_history(X):
+    model = small(batch_size=17)
+    scores = [model.partial_fit(X).score(X) for _ in range(30)]
+    assert scores[-1] > scores[0] + 0.5
+    assert model.n_iter_ == 30
+    assert model.history_["step"][-1] == 30 * 6
+    assert model.partial_fit(X[:1]).n_features_in_ == 5
+
+
+def test_max_iter_counts_passes_and_validation_can_be_off(X):
+    model = small(max_iter=7, validation_fraction=0, batch_size=50).fit(X)
+    assert model.n_iter_ == 7
+    assert model.history_["step"][-1] == 21
+    assert np.isnan(model.history_["validation_loss"]).all()
+
+
+def test_auto_budget_stops_growing_with_the_rows(monkeypatch):
+    monkeypatch.setattr("skqlvm._base._AUTO_STEPS", 20)
+    X = np.random.default_rng(0).normal(size=(5000, 2))
+    steps = [small(max_iter="auto", batch_size=10, n_iter_no_change=None).fit(X[:n]).history_["step"][-1] for n in (500, 5000)]
+    assert steps == [20, 20]
+
+
+def test_early_stopping_keeps_the_best_validated_weights():
+    X = np.random.default_rng(0).normal(size=(40, 7))
+    model = small(max_iter=400, n_iter_no_change=5, learning_rate=0.02, validation_fraction=0.3).fit(X)
+    losses = model.history_["validation_loss"]
+    assert len(losses) < 60
+    assert len(losses) - 1 - int(np.argmin(losses)) == 5
+    assert model.n_iter_ < 400
+
+
+class Interrupting(nn.Module):
+    """A decoder during whose eighth use the user presses Ctrl-C; or that returns NaN from then on."""
+
+    def __init__(self, k, d, value=None):
+        super().__init__()
+        self.inner, self.uses, self.value = networks.MLPDecoder(k, d, (5,), 1), 0, value
+
+    def forward(self, z):
+        self.uses += 1
+        if self.uses == 8 and self.value is None:
+            raise KeyboardInterrupt
+        return self.inner(z) * (self.value if self.uses >= 8 and self.value is not None else 1.0)
+
+
+def test_interrupt_keeps_the_best_model_so_far_and_warns(X):
+    with pytest.warns(UserWarning, match="interrupted at step"):
+        model = small(max_iter=50, decoder=Interrupting).fit(X)
+    assert model.n_iter_ < 50
+    assert model.transform(X).shape == (101, 2)
+
+
+def test_diverging_fit_says_so_and_leaves_the_earlier_model(X):
+    model = small(max_iter=50).fit(X)
+    before = model.score(X)
+    model.set_params(decoder=lambda k, d: Interrupting(k, d, float("nan")))
+    with pytest.raises(FloatingPointError, match=r"Training diverged: .*nan.* Lower learning_rate \(it is 0\.004\)"):
+        model.fit(X)
+    assert model.score(X) == before
+    unfitted = clone(model)
+    with pytest.raises(FloatingPointError):
+        unfitted.fit(X)
+    assert not [name for name in vars(unfitted) if name.endswith("_")]
+
+
+def test_coarse_evaluation_lattice_warns(X):
+    with pytest.warns(UserWarning, match="Raise n_points_eval"):
+        small(n_points_eval=13, noise_variance=1e-3, max_iter=20).fit(X)
+
+
+def test_progress_is_silent_unless_verbose(X, capfd):
+    small().fit(X)
+    assert capfd.readouterr() == ("", "")
+    small(verbose=1).fit(X)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "QLVMEmbedding" in err
+    assert "held out" in err
+
+
+def test_conv_decoder_and_callables_are_used():
+    X = np.random.default_rng(0).random((23, 30))
+    model = small(decoder="conv", image_shape=(1, 5, 6), likelihood="bernoulli").fit(X)
+    assert isinstance(model.decoder_, networks.ConvDecoder)
+    assert model.sample(2, random_state=0).max() <= 1
+    custom = small(decoder=lambda k, d: nn.Linear(k, d), likelihood=likelihoods.Bernoulli).fit(X)
+    assert isinstance(custom.decoder_, nn.Linear)
+    assert isinstance(custom.likelihood_, likelihoods.Bernoulli)
+
+
+def test_noise_variance_is_reported_in_squared_units(X):
+    assert small(noise_variance=0.25).fit(X).noise_variance_ == pytest.approx(0.25)
+    assert small(noise_variance="diagonal").fit(X).noise_variance_.shape == (5,)
+    one, thousand = small().fit(X), small().fit(1000 * X)
+    assert thousand.noise_variance_ == pytest.approx(1e6 * one.noise_variance_, rel=1e-3)
+    np.testing.assert_allclose(thousand.score_samples(1000 * X), one.score_samples(X) - 5 * log(1000), atol=1e-3)
+
+
+def test_constant_columns_and_offsets_do_no_harm(X):
+    shifted = np.hstack([X + 1e6, np.full((101, 2), 3.0)])
+    model = small().fit(shifted)
+    assert np.isfinite(model.score_samples(shifted)).all()
+    constant = small().fit(np.ones((7, 3)))
+    assert np.isfinite(constant.transform(np.ones((2, 3)))).all()
+
+
+def test_evaluation_lattice_is_the_named_one(model):
+    np.testing.assert_array_equal(model.lattice_, lattices.lattice(2, 233).numpy())

@@ -1,0 +1,143 @@
+"""Bad input: a sentence with what was expected, what came and what to do, before any training, and nothing left behind."""
+
+import numpy as np
+import pytest
+import scipy.sparse
+from sklearn.exceptions import NotFittedError
+from torch import nn
+
+from skqlvm import QLVMEmbedding
+
+TINY = {"n_points": 13, "n_points_eval": 34, "hidden_layer_sizes": (5,), "harmonic_order": 1, "max_iter": 1, "random_state": 0}
+
+
+@pytest.fixture(scope="module")
+def X():
+    return np.random.default_rng(0).random((11, 3))
+
+
+class Untouchable(nn.Module):
+    """A decoder that fails the test if it is ever built."""
+
+    def __init__(self, n_components, n_outputs):
+        pytest.fail("training began")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "message"),
+    [
+        ({"n_components": 4}, ValueError, r"expects 1, 2 or 3, but got 4: .* grow exponentially .* Use VAEEmbedding"),
+        ({"n_components": 0}, ValueError, "n_components expects an integer of at least 1, but got 0"),
+        ({"n_components": 2.0}, TypeError, "n_components expects an integer of at least 1, but got 2.0"),
+        ({"n_points": 0}, ValueError, "n_points expects an integer of at least 1 or 'auto', but got 0"),
+        ({"n_points": "many"}, TypeError, "n_points expects an integer of at least 1 or 'auto', but got 'many'"),
+        ({"n_points_eval": -5}, ValueError, "n_points_eval expects an integer of at least 1 or 'auto', but got -5"),
+        ({"max_iter": 0}, ValueError, "max_iter expects an integer of at least 1 or 'auto', but got 0"),
+        ({"batch_size": True}, TypeError, "batch_size expects an integer of at least 1, but got True"),
+        ({"harmonic_order": 0}, ValueError, "harmonic_order expects an integer of at least 1, but got 0"),
+        ({"hidden_layer_sizes": 64}, TypeError, r"hidden_layer_sizes expects a tuple of integers such as \(256, 256\), but got 64"),
+        ({"hidden_layer_sizes": (64, 0)}, ValueError, "each entry of hidden_layer_sizes expects an integer of at least 1, but got 0"),
+        ({"learning_rate": 0.0}, ValueError, r"learning_rate expects a number in \(0, inf\), but got 0.0"),
+        ({"learning_rate": float("nan")}, ValueError, r"learning_rate expects a number in \(0, inf\), but got nan"),
+        ({"learning_rate": "fast"}, TypeError, r"learning_rate expects a number in \(0, inf\), but got 'fast'"),
+        ({"weight_decay": -1}, ValueError, r"weight_decay expects a number in \[0, inf\), but got -1"),
+        ({"validation_fraction": 1.0}, ValueError, r"validation_fraction expects a number in \[0, 1\), but got 1.0"),
+        ({"n_iter_no_change": 0}, ValueError, "n_iter_no_change expects an integer of at least 1, but got 0"),
+        ({"verbose": -1}, ValueError, "verbose expects an integer of at least 0, but got -1"),
+        ({"likelihood": "poisson"}, ValueError, r"likelihood expects one of \['bernoulli', 'gaussian'\] or a callable, but got 'poisson'"),
+        ({"decoder": "transformer"}, ValueError, r"decoder expects one of \['conv', 'mlp'\] or a callable, but got 'transformer'"),
+        ({"noise_variance": "full"}, ValueError, r"noise_variance expects one of \['diagonal', 'spherical'\], but got 'full'"),
+        ({"noise_variance": 0}, ValueError, r"noise_variance expects a number in \(0, inf\), but got 0"),
+        ({"embedding": "median"}, ValueError, r"embedding expects one of \['local', 'mean', 'mode'\], but got 'median'"),
+        ({"output": "radians"}, ValueError, r"output expects one of \['cartesian', 'moments', 'turns'\], but got 'radians'"),
+        ({"matmul_precision": "low"}, ValueError, r"matmul_precision expects one of \['high', 'highest', 'medium'\], but got 'low'"),
+        ({"device": "abacus"}, ValueError, r"device expects one that is available here, such as \['auto', 'cpu'.*\], but got 'abacus'"),
+        ({"device": 7.5}, ValueError, r"device expects one that is available here, .* but got 7.5"),
+    ],
+)
+def test_bad_parameter_is_refused_before_training(parameters, error, message, X):
+    model = QLVMEmbedding(**{**TINY, "decoder": Untouchable, **parameters})
+    with pytest.raises(error, match=message):
+        model.fit(X)
+    assert not [name for name in vars(model) if name.endswith("_")]
+    with pytest.raises(error, match=message):
+        model.partial_fit(X)
+
+
+def test_unavailable_gpu_is_refused(X):
+    with pytest.raises(ValueError, match="device expects one that is available here, .* but got 'cuda:77'"):
+        QLVMEmbedding(**TINY, device="cuda:77").fit(X)
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "message"),
+    [
+        ([[np.nan, 1.0], [0.0, 1.0]], ValueError, "contains NaN"),
+        ([[np.inf, 1.0], [0.0, 1.0]], ValueError, "contains infinity"),
+        (np.empty((0, 3)), ValueError, "0 sample"),
+        (np.empty((3, 0)), ValueError, "0 feature"),
+        ([[1.0, 2.0]], ValueError, r"1 sample\(s\) .* minimum of 2 is required by QLVMEmbedding"),
+        ([1.0, 2.0, 3.0], ValueError, "Expected 2D array"),
+        ([["a", "b"], ["c", "d"]], ValueError, "could not convert string to float"),
+        (scipy.sparse.eye(5, format="csr"), TypeError, r"expects a dense array, but got a sparse matrix. Use X.toarray\(\)"),
+        (np.array([[1e200, 1.0], [-1e200, 2.0]]), ValueError, "X is too large"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_bad_data_is_refused(rows, error, message):
+    model = QLVMEmbedding(**TINY)
+    with pytest.raises(error, match=message):
+        model.fit(rows)
+    assert not [name for name in vars(model) if name.endswith("_")]
+
+
+@pytest.mark.parametrize(("low", "high", "end"), [(-3.2, 1.0, "minimum of -3.2"), (0.0, 255.0, "maximum of 255")])
+def test_bernoulli_refuses_data_outside_its_support(low, high, end):
+    X = np.array([[low, 0.5], [0.5, high]])
+    with pytest.raises(ValueError, match=rf"likelihood='bernoulli' expects X in \[0, 1\], but got a {end}. Rescale X"):
+        QLVMEmbedding(**TINY, likelihood="bernoulli").fit(X)
+    model = QLVMEmbedding(**TINY, likelihood="bernoulli").fit(np.eye(2))
+    with pytest.raises(ValueError, match=rf"but got a {end}"):
+        model.score_samples(X)
+
+
+def test_decoder_factory_is_checked_before_training(X):
+    with pytest.raises(ValueError, match=r"map \(2, 2\) to \(2, 3\), but the output is \(2, 7\). Make its last layer 3 wide"):
+        QLVMEmbedding(**{**TINY, "decoder": lambda k, d: nn.Linear(k, 7)}).fit(X)
+    with pytest.raises(TypeError, match="torch modules with parameters to train, but it made 'a string'"):
+        QLVMEmbedding(**{**TINY, "decoder": lambda k, d: "a string"}).fit(X)
+    with pytest.raises(TypeError, match="torch modules with parameters to train, but it made Identity"):
+        QLVMEmbedding(**{**TINY, "decoder": lambda k, d: nn.Identity()}).fit(X)
+
+
+@pytest.mark.parametrize(
+    ("image_shape", "message"),
+    [
+        (None, r"decoder='conv' expects image_shape=\(channels, height, width\), but got None"),
+        ((3, 1), r"expects image_shape=\(channels, height, width\), but got \(3, 1\)"),
+        ((1, 2, 2), r"image_shape=\(1, 2, 2\) has 4 values, but the rows of X have 3 features"),
+    ],
+)
+def test_image_shape_is_checked_before_training(image_shape, message, X):
+    with pytest.raises(ValueError, match=message):
+        QLVMEmbedding(**{**TINY, "decoder": "conv", "image_shape": image_shape}).fit(X)
+
+
+def test_queries_check_that_there_is_a_fit_and_that_features_agree(X):
+    model = QLVMEmbedding(**TINY)
+    for query in (model.transform, model.score_samples, model.posterior, model.reconstruct, model.inverse_transform, model.sample):
+        with pytest.raises(NotFittedError, match="not fitted yet"):
+            query(X if query != model.sample else 1)
+    model.fit(X)
+    for query in (model.transform, model.score_samples, model.posterior, model.reconstruct, model.partial_fit):
+        with pytest.raises(ValueError, match="X has 2 features, but QLVMEmbedding is expecting 3 features"):
+            query(X[:, :2])
+    with pytest.raises(ValueError, match="Z has 3 columns, but inverse_transform of output='turns' expects 2"):
+        model.inverse_transform(X)
+    with pytest.raises(ValueError, match="n_samples expects an integer of at least 1, but got 0"):
+        model.sample(0)
+    with pytest.raises(ValueError, match="embedding expects one of"):
+        model.set_params(embedding="median").transform(X)
+    with pytest.raises(ValueError, match="X has 2 features"):
+        model.set_params(embedding="mode", warm_start=True).fit(X[:, :2])
+    assert model.transform(X).shape == (11, 2)
