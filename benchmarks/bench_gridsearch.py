@@ -21,7 +21,7 @@ def main(argv=None):
     x, settings, sizes = measurement.split_digits(0)[0], {}, arguments.n_points
     if arguments.quick:
         x, settings, sizes = x[:300], {"n_points_eval": 377, "max_iter": 3, "hidden_layer_sizes": (32,)}, [13, 34, 55]
-    QLVMEmbedding(max_iter=1, n_points=5, n_points_eval=5, device=arguments.device).fit(x)  # a process's first fit imports parts of torch
+    QLVMEmbedding(max_iter=1, n_points=5, n_points_eval=1, device=arguments.device).fit(x)  # a process's first fit imports parts of torch
     searches, searching = [], []
     for seed in arguments.seeds:
         model = QLVMEmbedding(random_state=seed, device=arguments.device, **settings)

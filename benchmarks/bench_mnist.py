@@ -83,7 +83,7 @@ def _print(medians, data):
     )
     first, compiled = (f"{total[name]:.1f} s" if name in total else "-" for name in ("UMAP, first call", "UMAP, compiled"))
     measurement.print_table(
-        "On MNIST-10k",
+        f"Required and aimed at on mnist-10k; this is {data.name}",
         ["", "reached", "required", "aim"],
         [
             ["test nats", f"{qlvm['test_nats']:.2f}", "121.5", "118"],

@@ -23,7 +23,9 @@ def _parser():
         prog="python -m skqlvm",
         description="Fit a two-dimensional QLVM. Without --data, to the digits that ship with scikit-learn, beside PCA.",
     )
-    parser.add_argument("--data", type=Path, help="rows to map: a .npy, .npz (its array X, or its first) or .csv (with or without header) file")
+    parser.add_argument(
+        "--data", type=Path, help="rows to map: a .npy, .npz (its array X, or its first) or .csv (with or without header) file"
+    )
     parser.add_argument("--out", type=Path, help="where to write (skqlvm_digits.png; with --data skqlvm_map.csv: coordinates and nats)")
     parser.add_argument("--likelihood", choices=["gaussian", "bernoulli"], default="gaussian", help="bernoulli needs data in [0, 1]")
     parser.add_argument("--components", type=int, choices=[1, 2, 3], default=2, help="dimensions of the map of your own data")
@@ -129,7 +131,14 @@ def _draw(model, X, y, out):
     z = model.transform(X)
     points = left.scatter(z[:, 0], z[:, 1], c=y, cmap="tab10", s=8, vmin=-0.5, vmax=9.5)
     figure.colorbar(points, ax=left, ticks=range(10), label="digit", fraction=0.04)
-    left.set(title="where each image lies", xlabel="first coordinate, turns", ylabel="second coordinate, turns", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    left.set(
+        title="where each image lies",
+        xlabel="first coordinate, turns",
+        ylabel="second coordinate, turns",
+        xlim=(0, 1),
+        ylim=(0, 1),
+        aspect="equal",
+    )
     side = 16
     centers = (np.arange(side) + 0.5) / side
     grid = np.stack(np.meshgrid(centers, centers[::-1]), -1).reshape(-1, 2)

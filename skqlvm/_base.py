@@ -183,9 +183,7 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         """Apply a function of tensors to chunks of rows whose working memory fits, and join the arrays it returns."""
         size = max(1, _CHUNK_BYTES // row_bytes)
         with torch.no_grad():
-            parts = [
-                function(as_tensor(X[start : start + size], self._device)).cpu().numpy() for start in range(0, len(X), size)
-            ]
+            parts = [function(as_tensor(X[start : start + size], self._device)).cpu().numpy() for start in range(0, len(X), size)]
         return np.concatenate(parts)
 
     def score(self, X, y=None):

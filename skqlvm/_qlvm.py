@@ -1,39 +1,21 @@
 """QLVMEmbedding: a decoder on a torus, trained on the marginal likelihood by randomly shifted lattice rules."""
 
 import warnings
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from sklearn.utils.validation import check_array, check_is_fitted
 
-from . import _validation
+from . import _readouts, _validation
 from ._base import LatentModel, all_or_nothing
 from ._tensors import random_seed
-from .engine import lattices, networks, objectives, posteriors
+from .engine import atlas, lattices, objectives, posteriors
 
 _N_POINTS = {1: 233, 2: 987, 3: 2039}
 _N_POINTS_EVAL = {1: 2584, 2: 6765, 3: 8191}
 _N_SHIFTS = 8
 _TRAINING_BYTES = 2**30
 _FEWEST_POINTS = 1.2
-_READOUTS = {
-    "mean": lambda weights, points: posteriors.mean_direction(weights, points)[0],
-    "mode": posteriors.mode,
-    "local": posteriors.local_mean,
-}
-_OUTPUTS = ("turns", "cartesian", "moments")
-
-
-class Atlas(NamedTuple):
-    """The decoded evaluation lattice: all that queries need of the decoder."""
-
-    points: torch.Tensor
-    eta: torch.Tensor
-    log_normalizer: torch.Tensor
-
-    def to(self, where):
-        return Atlas(*(tensor.to(where) for tensor in self))
 
 
 class QLVMEmbedding(LatentModel):
@@ -233,9 +215,11 @@ class QLVMEmbedding(LatentModel):
             In turns, [0, 1); or the cosines and sines, or the posterior means of harmonics, as `output` says.
         """
         X = self._queried(X)
-        _validation.check_option("embedding", self.embedding, _READOUTS)
-        _validation.check_option("output", self.output, _OUTPUTS)
-        return self._from_posterior(X, self._embed)
+        _validation.check_option("embedding", self.embedding, _readouts.READOUTS)
+        _validation.check_option("output", self.output, _readouts.OUTPUTS)
+        return self._from_posterior(
+            X, lambda weights, points: _readouts.embed(weights, points, self.embedding, self.output, self.harmonic_order)
+        )
 
     def inverse_transform(self, Z):
         """Return the mean of p(x | z) at points of the torus.
@@ -256,7 +240,7 @@ class QLVMEmbedding(LatentModel):
                 f"Z has {Z.shape[1]} columns, but inverse_transform of output={self.output!r} expects {self._n_features_out}. "
                 "Give what transform returns."
             )
-        return self._over_rows(self._turns(Z), self._decoded_mean, 16 * self.n_features_in_)
+        return self._over_rows(_readouts.turns(Z, self.output, self.lattice_.shape[1]), self._decoded_mean, 16 * self.n_features_in_)
 
     def reconstruct(self, X):
         """Return the posterior mean of the decoded data, ``E[f(z) | x]``, the best reconstruction in squared error.
@@ -337,38 +321,22 @@ class QLVMEmbedding(LatentModel):
 
     @property
     def _n_features_out(self):
-        n_components = self.lattice_.shape[1]
-        if self.output == "moments":
-            return networks.TorusBasis(n_components, self.harmonic_order).n_features
-        return n_components * (2 if self.output == "cartesian" else 1)
-
-    def _embed(self, weights, points):
-        """What `transform` returns, from responsibilities."""
-        if self.output == "moments":
-            return posteriors.moments(weights, networks.TorusBasis(points.shape[1], self.harmonic_order)(points))
-        z = _READOUTS[self.embedding](weights, points)
-        return z if self.output == "turns" else networks.TorusBasis(z.shape[1])(z)
-
-    def _turns(self, Z):
-        """Turns from what `transform` returns; of the moments, the first harmonics say where a row lies."""
-        if self.output == "turns":
-            return Z
-        n_components, half = self.lattice_.shape[1], Z.shape[1] // 2
-        return np.arctan2(Z[:, half : half + n_components], Z[:, :n_components]) / (2 * np.pi)
+        return _readouts.n_columns(self.output, self.lattice_.shape[1], self.harmonic_order)
 
     def _from_posterior(self, X, function):
         """Apply a function of responsibilities and points to all rows of X, a table of log-likelihoods at a time."""
 
         def of_rows(x):
-            atlas = self._atlas.to(x.dtype)
-            log_w = self.likelihood_.tabulate(x, atlas.eta, atlas.log_normalizer)
-            return function(posteriors.responsibilities(log_w), atlas.points)
+            weights = posteriors.responsibilities(self._atlas.table(self.likelihood_, x))
+            return function(weights, self._atlas.points.to(weights))
 
         return self._over_rows(X, of_rows, len(self.lattice_) * X.itemsize)
 
     def _nats(self, X, atlas):
+        """Quadrature of every row over one decoded lattice."""
+
         def of_rows(x):
-            return objectives.log_mean_exp(self.likelihood_.tabulate(x, atlas.eta.to(x), atlas.log_normalizer.to(x)))
+            return objectives.log_mean_exp(atlas.table(self.likelihood_, x))
 
         return self._over_rows(X, of_rows, len(atlas.points) * X.itemsize)
 
@@ -381,11 +349,10 @@ class QLVMEmbedding(LatentModel):
         return self.likelihood_.mean(self._outputs_at(z).to(z.dtype))
 
     def _decode(self, points):
-        """Decode a lattice into an atlas."""
+        """Decode a lattice, in as many parts as training needed."""
         with torch.no_grad():
-            eta = torch.cat([self.likelihood_.natural(self._outputs_at(part)) for part in points.split(self._chunk_size)])
-            normalizer = torch.cat([self.likelihood_.log_normalizer(part.double()) for part in eta.split(self._chunk_size)])
-        return Atlas(points.to(eta.device), eta, normalizer)
+            outputs = torch.cat([self._outputs_at(part) for part in points.split(self._chunk_size)])
+            return atlas.chart(self.likelihood_, outputs, points)
 
     def _check_parameters(self):
         self._check_shared_parameters()
@@ -396,8 +363,8 @@ class QLVMEmbedding(LatentModel):
             )
         _validation.check_integer("n_points", self.n_points, alternative="auto")
         _validation.check_integer("n_points_eval", self.n_points_eval, alternative="auto")
-        _validation.check_option("embedding", self.embedding, _READOUTS)
-        _validation.check_option("output", self.output, _OUTPUTS)
+        _validation.check_option("embedding", self.embedding, _readouts.READOUTS)
+        _validation.check_option("output", self.output, _readouts.OUTPUTS)
 
     def _parts(self, x):
         return {"decoder": self._start_decoder(x.shape[1]), "likelihood": self._start_likelihood(x)}
@@ -413,9 +380,7 @@ class QLVMEmbedding(LatentModel):
                 z = lattices.shifted(points, lattices.random_shift(self.n_components, generator))
             return -objectives.lattice_bound(lambda z: likelihood.table(x, decoder(z)), z.to(like), self._chunk_size).mean()
 
-        self._chunk_size = objectives.affordable_points(
-            lambda z: likelihood.table(x, decoder(z)), points.to(like), _TRAINING_BYTES
-        )
+        self._chunk_size = objectives.affordable_points(lambda z: likelihood.table(x, decoder(z)), points.to(like), _TRAINING_BYTES)
         return loss
 
     def _finish(self, x):
@@ -428,8 +393,8 @@ class QLVMEmbedding(LatentModel):
             noise = self.likelihood_.noise_variance().detach().cpu().numpy()
             self.noise_variance_ = noise if noise.ndim else float(noise)
         with torch.no_grad():
-            log_w = self.likelihood_.tabulate(x, *self._atlas.to(x.dtype)[1:])
-            effective = float(posteriors.effective_points(posteriors.responsibilities(log_w)).median())
+            weights = posteriors.responsibilities(self._atlas.table(self.likelihood_, x))
+            effective = float(posteriors.effective_points(weights).median())
         if effective < _FEWEST_POINTS < n_points:
             warnings.warn(
                 f"The posterior of a typical row rests on {effective:.2f} of the {n_points} points of the evaluation lattice, so that "

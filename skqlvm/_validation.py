@@ -55,9 +55,7 @@ def check_image_shape(image_shape, n_features):
     for size in image_shape:
         check_integer("each entry of image_shape", size)
     if prod(image_shape) != n_features:
-        raise ValueError(
-            f"image_shape={tuple(image_shape)} has {prod(image_shape)} values, but the rows of X have {n_features} features."
-        )
+        raise ValueError(f"image_shape={tuple(image_shape)} has {prod(image_shape)} values, but the rows of X have {n_features} features.")
 
 
 def check_noise_variance(value):

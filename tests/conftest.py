@@ -12,6 +12,16 @@ def pytest_addoption(parser):
     parser.addoption("--device", default="cpu", help="torch device to run the tests of the engine and the estimators on (cpu)")
 
 
+def pytest_configure(config):
+    """Small products are not worth a second thread, and cost dearly where other work keeps the processor busy."""
+    torch.set_num_threads(1)
+
+
+def pytest_runtest_setup(item):
+    """Modules initialise themselves from torch's global generator: the same in every run, and in every order of the tests."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def device(request):
     """The torch device that --device names; its tests are skipped where torch has no such device."""
@@ -21,12 +31,6 @@ def device(request):
     except (AssertionError, NotImplementedError, RuntimeError) as error:
         pytest.skip(f"--device={name} is not available to this torch: {str(error).splitlines()[0]}")
     return name
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _few_threads():
-    """Small products are not worth more than two threads."""
-    torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
 @pytest.fixture

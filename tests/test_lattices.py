@@ -27,9 +27,7 @@ def test_lattice_of_any_size_is_a_group_with_distinct_coordinates(k, m):
     assert points.min() >= 0
     assert points.max() < 1
     assert (points[0] == 0).all()
-    sums = points[:, None] + points
-    expected = points[torch.arange(m)[:, None].add(torch.arange(m)) % m]
-    assert circular_distance(sums, expected).max() < 1e-12
+    assert circular_distance(points[1 % m] + points, points.roll(-1, 0)).max() < 1e-12
     for coordinate in points.T:
         torch.testing.assert_close(coordinate.sort().values, torch.arange(m, dtype=torch.float64) / m, rtol=0, atol=1e-15)
 
@@ -228,3 +226,11 @@ def test_random_shift_is_uniform_and_follows_its_generator(generator):
     torch.testing.assert_close(shifts.mean(0), torch.full((3,), 0.5, dtype=torch.float64), rtol=0, atol=4 / 12**0.5 / 2003**0.5)
     torch.testing.assert_close(shifts.T.cov(), torch.eye(3, dtype=torch.float64) / 12, rtol=0, atol=0.01)
     assert torch.equal(shifts[0], lattices.random_shift(3, torch.Generator().manual_seed(0)))
+
+
+def test_shift_follows_the_device_of_generator_and_points(device):
+    shift = lattices.random_shift(2, torch.Generator(device).manual_seed(0))
+    assert shift.device.type == torch.device(device).type
+    points = lattices.lattice(2, 13, torch.float32).to(device)
+    moved = lattices.shifted(points, lattices.random_shift(2, torch.Generator().manual_seed(0)))
+    assert (moved.device, moved.dtype) == (points.device, torch.float32)

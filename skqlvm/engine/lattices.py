@@ -30,7 +30,7 @@ _SEARCH_BUDGET = 200_000_000
 def wrap(z: Tensor) -> Tensor:
     """Bring coordinates in turns into [0, 1), never 1.0 even where rounding would give it."""
     z = torch.remainder(z, 1.0)
-    return torch.where(z < 1.0, z, torch.zeros_like(z))
+    return torch.where(z >= 1.0, torch.zeros_like(z), z)
 
 
 def korobov_vector(n_components: int, n_points: int, multiplier: int) -> tuple[int, ...]:
@@ -85,9 +85,7 @@ def best_multiplier(n_components: int, n_points: int) -> int:
     candidates = [a for a in range(1, n_points // 2 + 1) if gcd(a, n_points) == 1] or [1]
     step = max(1, len(candidates) * max(1, len(half)) // _SEARCH_BUDGET)
     multipliers = torch.tensor(candidates[::step])
-    scores = [
-        _korobov_p2(n_components, n_points, chunk, half) for chunk in multipliers.split(max(1, 4_000_000 // n_points))
-    ]
+    scores = [_korobov_p2(n_components, n_points, chunk, half) for chunk in multipliers.split(max(1, 4_000_000 // n_points))]
     return int(multipliers[torch.cat(scores).argmin()])
 
 

@@ -19,6 +19,13 @@ from torch import Tensor, nn
 
 from .precision import matmul_precision
 
+_START = 0.5
+"""Learned noise at the start, as a fraction of the data's variance. At 1 the constant decoder is a saddle: noise that explains all of the
+variance leaves nothing to pull the decoder away from it."""
+
+_SPEED = 10.0
+"""An Adam-type optimiser moves each parameter by about its step size; the log of the noise has further to go than a weight."""
+
 
 class Likelihood(nn.Module):
     """Base of the families; a subclass defines `natural`, `log_normalizer`, `mean`, `sample`, and what else is not as here.
@@ -68,12 +75,8 @@ class Likelihood(nn.Module):
     def table(self, x: Tensor, outputs: Tensor) -> Tensor:
         """Return log p(x_i | z_j) in nats by one product: x (n, d), outputs (m, d) -> (n, m)."""
         eta = self.natural(outputs)
-        return self.tabulate(x, eta, self.log_normalizer(eta))
-
-    def tabulate(self, x: Tensor, eta: Tensor, log_normalizer: Tensor) -> Tensor:
-        """Return `table` for natural parameters (m, d) and normalisers (m,) that are at hand."""
         products = self.statistics(x).to(eta.dtype) @ eta.T
-        return products - log_normalizer + self.log_base(x).to(eta.dtype)[:, None]
+        return products - self.log_normalizer(eta) + self.log_base(x).to(eta.dtype)[:, None]
 
     def paired(self, x: Tensor, outputs: Tensor) -> Tensor:
         """Return log p(x_i | z_is) in nats, each row with points of its own: x (n, d), outputs (n, s, d) -> (n, s)."""
@@ -135,7 +138,8 @@ class Gaussian(Likelihood):
         self.fixed = None if isinstance(noise_variance, str) else float(noise_variance)
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
         if self.fixed is None:
-            self.log_noise = nn.Parameter(torch.zeros((n_features,) if noise_variance == "diagonal" else ()))
+            shape = (n_features,) if noise_variance == "diagonal" else ()
+            self.slow_log_noise = nn.Parameter(torch.full(shape, log(_START) / _SPEED))
 
     def start(self, x: Tensor) -> None:
         variance = x.double().var(0, correction=0).mean()
@@ -149,7 +153,7 @@ class Gaussian(Likelihood):
     def _relative_noise(self) -> Tensor:
         if self.fixed is not None:
             return self.fixed / self.scale**2
-        return self.floor + self.log_noise.double().exp()
+        return self.floor + (_SPEED * self.slow_log_noise.double()).exp()
 
     def statistics(self, x: Tensor) -> Tensor:
         return (x - self.loc.to(x)) / self.scale.to(x)
@@ -164,10 +168,10 @@ class Gaussian(Likelihood):
         squares = self.statistics(x) ** 2 / self._relative_noise().to(x)
         return -0.5 * (squares + log(2 * pi) + self.noise_variance().log().to(x)).sum(-1)
 
-    def tabulate(self, x: Tensor, eta: Tensor, log_normalizer: Tensor) -> Tensor:
-        """Return the table with a product in full precision: its terms are large, by 1 / v, and cancel."""
+    def table(self, x: Tensor, outputs: Tensor) -> Tensor:
+        """Return the table by a product in full precision: its terms are large, by 1 / v, and cancel."""
         with matmul_precision("highest"):
-            return super().tabulate(x, eta, log_normalizer)
+            return super().table(x, outputs)
 
     def mean(self, outputs: Tensor) -> Tensor:
         return self.loc.to(outputs) + self.scale.to(outputs) * outputs

@@ -8,25 +8,43 @@ from math import pi
 import torch
 from torch import Tensor, nn
 
+from .precision import bfloat16_layers
+
+_DECAY = 0.5
+"""Of the harmonics that the built-in decoders start from; chosen by benchmarks/bench_defaults.py."""
+
+_START = 0.1
+"""Standard deviation of a built-in decoder's output at the start, in units of the data's scale."""
+
 
 class TorusBasis(nn.Module):
     """Harmonics of the torus: ``cos(2 pi h . z)`` for all h, then ``sin(2 pi h . z)``.
 
     h runs over the integer vectors with ``1 <= |h_1| + ... + |h_k| <= order``, one of each pair +-h, in rising order. Order 1 is the
     paper's basis: the cosines and then the sines of the coordinates.
+
+    Parameters
+    ----------
+    n_components : int
+    order : int
+    decay : float
+        Harmonics of total degree s are scaled by ``s ** -decay``: what is learned first is smooth.
     """
 
     harmonics: Tensor
+    scales: Tensor
 
-    def __init__(self, n_components: int, order: int = 1) -> None:
+    def __init__(self, n_components: int, order: int = 1, decay: float = 0.0) -> None:
         super().__init__()
-        self.register_buffer("harmonics", torch.tensor(_harmonics(n_components, order), dtype=torch.float64))
-        self.n_features = 2 * len(self.harmonics)
+        harmonics = torch.tensor(_harmonics(n_components, order), dtype=torch.float64)
+        self.register_buffer("harmonics", harmonics)
+        self.register_buffer("scales", harmonics.abs().sum(1).repeat(2) ** -decay)
+        self.n_features = 2 * len(harmonics)
 
     def forward(self, z: Tensor) -> Tensor:
         """Map turns of shape (..., n_components) to features of shape (..., n_features)."""
-        angles = 2 * pi * (z @ self.harmonics.to(z).T)
-        return torch.cat([angles.cos(), angles.sin()], -1)
+        angles = 2 * pi * (z[..., None, :] * self.harmonics.to(z)).sum(-1)
+        return torch.cat([angles.cos(), angles.sin()], -1) * self.scales.to(z)
 
 
 def _harmonics(n_components: int, order: int) -> list[tuple[int, ...]]:
@@ -37,28 +55,24 @@ def _harmonics(n_components: int, order: int) -> list[tuple[int, ...]]:
 
 
 class MLPDecoder(nn.Module):
-    """Torus basis, hidden layers with rectifiers, linear output.
+    """Torus basis, hidden layers with rectifiers, linear output; the output starts with mean zero and a moderate spread over the torus."""
 
-    The bias of the output starts at zero, the mean of the data under a started likelihood; its weights do not, because a decoder that is the
-    same everywhere is a symmetric saddle of the marginal likelihood.
-    """
-
-    def __init__(
-        self, n_components: int, n_outputs: int, hidden_layer_sizes: tuple[int, ...] = (256, 256), order: int = 6
-    ) -> None:
+    def __init__(self, n_components: int, n_outputs: int, hidden_layer_sizes: tuple[int, ...] = (256, 256), order: int = 6) -> None:
         super().__init__()
-        basis = TorusBasis(n_components, order)
-        widths = (basis.n_features, *hidden_layer_sizes)
-        layers: list[nn.Module] = [basis]
+        self.basis = TorusBasis(n_components, order, _DECAY)
+        widths = (self.basis.n_features, *hidden_layer_sizes)
+        layers: list[nn.Module] = []
         for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
             layers += [nn.Linear(n_in, n_out), nn.ReLU()]
-        output = nn.Linear(widths[-1], n_outputs)
-        nn.init.zeros_(output.bias)
-        self.layers = nn.Sequential(*layers, output)
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], n_outputs))
+        _standardize(self, self.layers[-1], n_components)
 
     def forward(self, z: Tensor) -> Tensor:
         """Map turns of shape (n_points, n_components) to outputs of shape (n_points, n_outputs)."""
-        return self.layers(z)
+        features = self.basis(z)
+        with bfloat16_layers(z.device):
+            outputs = self.layers(features)
+        return outputs.to(z)
 
 
 class ConvDecoder(nn.Module):
@@ -81,15 +95,35 @@ class ConvDecoder(nn.Module):
         self.image_shape = (channels, height, width)
         self.start_shape = (n_channels, -(-height // 4), -(-width // 4))
         n_start = n_channels * self.start_shape[1] * self.start_shape[2]
-        self.features = nn.Sequential(MLPDecoder(n_components, n_start, hidden_layer_sizes, order), nn.ReLU())
+        self.start = MLPDecoder(n_components, n_start, hidden_layer_sizes, order)
         self.upsample = nn.Sequential(
+            nn.ReLU(),
             nn.ConvTranspose2d(n_channels, n_channels // 2, 4, stride=2, padding=1),
             nn.ReLU(),
             nn.ConvTranspose2d(n_channels // 2, channels, 4, stride=2, padding=1),
         )
+        _standardize(self, self.upsample[-1], n_components)
 
     def forward(self, z: Tensor) -> Tensor:
         """Map turns of shape (n_points, n_components) to flattened images of shape (n_points, n_outputs)."""
         _, height, width = self.image_shape
-        images = self.upsample(self.features(z).view(-1, *self.start_shape))
-        return images[:, :, :height, :width].flatten(1)
+        start = self.start(z).view(-1, *self.start_shape)
+        with bfloat16_layers(z.device):
+            images = self.upsample(start)
+        return images[:, :, :height, :width].flatten(1).to(z)
+
+
+def _standardize(decoder: nn.Module, output: nn.Linear | nn.ConvTranspose2d, n_components: int) -> None:
+    """Scale and shift the output layer so that outputs have mean zero (by bias) and standard deviation `_START` over the torus.
+
+    Under a started likelihood that is around the mean of the data, and of the order of their scale. Starting nearly constant instead would
+    be starting at a symmetric saddle of the marginal likelihood, where training stalls.
+    """
+    with torch.no_grad():
+        nn.init.zeros_(output.bias)
+        outputs = decoder(torch.rand(512, n_components)).reshape(512, len(output.bias), -1)
+        mean = outputs.mean((0, 2))
+        spread = (outputs - mean[:, None]).std()
+        factor = _START / spread if spread > 0 else torch.ones(())
+        output.weight *= factor
+        output.bias -= mean * factor

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 
 import torch
 
@@ -21,3 +22,22 @@ def matmul_precision(precision: str) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def bfloat16_layers(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which layers run in bfloat16, if the precision in force is "medium" and the device multiplies it natively.
+
+    Autocasting: products sum in float32, and each layer's result is rounded. For hidden layers of a decoder only, never for positions or
+    log-likelihoods.
+    """
+    if torch.get_float32_matmul_precision() == "medium" and _multiplies_bfloat16(device.type):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+@cache
+def _multiplies_bfloat16(device_type: str) -> bool:
+    if device_type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return device_type == "cpu" and bool(supported())

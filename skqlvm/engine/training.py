@@ -66,6 +66,7 @@ class State:
     schedule: dict[str, Any] | None = None
     generator: Tensor | None = None
     pending: list[Tensor] = field(default_factory=list)
+    losses: list[Tensor] = field(default_factory=list)
     best_loss: float = float("inf")
     best_step: int = 0
     best_weights: dict[str, Tensor] | None = None
@@ -152,9 +153,7 @@ def train(
 class _Run:
     """Optimiser, step sizes and batches of one call of `train`; what must outlive it is in the state."""
 
-    def __init__(
-        self, module: nn.Module, loss: Loss, n_rows: int, settings: Settings, generator: torch.Generator, state: State
-    ) -> None:
+    def __init__(self, module: nn.Module, loss: Loss, n_rows: int, settings: Settings, generator: torch.Generator, state: State) -> None:
         self.module, self.loss, self.n_rows = module, loss, n_rows
         self.settings, self.generator, self.state = settings, generator, state
         self.parameters = [p for p in module.parameters() if p.requires_grad]
@@ -164,7 +163,6 @@ class _Run:
             self.optimizer.load_state_dict(state.optimizer)
             self.schedule.load_state_dict(state.schedule)
             generator.set_state(state.generator)
-        self.losses: list[Tensor] = []
         self.since = time.perf_counter()
 
     def step(self) -> None:
@@ -180,13 +178,13 @@ class _Run:
         nn.utils.clip_grad_norm_(self.parameters, settings.max_grad_norm)
         self.optimizer.step()
         self.schedule.step()
-        self.losses.append(value.detach())
+        state.losses.append(value.detach())
         state.step += 1
 
     def record(self, validation_loss: Callable[[], Tensor] | None) -> None:
         """Close a stretch of steps: check it, validate, remember the best weights."""
-        state, mean_loss = self.state, float(torch.stack(self.losses).mean())
-        self.losses = []
+        state, mean_loss = self.state, float(torch.stack(self.state.losses).mean())
+        state.losses = []
         if not isfinite(mean_loss):
             raise FloatingPointError(
                 f"the loss became {mean_loss} within the {self.settings.steps_per_record} steps before step {state.step}"

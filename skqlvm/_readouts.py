@@ -1,0 +1,35 @@
+"""What `transform` reads off a posterior on the torus, and how `inverse_transform` reads it back."""
+
+import numpy as np
+
+from .engine import networks, posteriors
+
+READOUTS = {
+    "mean": lambda weights, points: posteriors.mean_direction(weights, points)[0],
+    "mode": posteriors.mode,
+    "local": posteriors.local_mean,
+}
+OUTPUTS = ("turns", "cartesian", "moments")
+
+
+def n_columns(output, n_components, order):
+    """Number of columns of an output: coordinates, cosines and sines, or moments of harmonics up to an order."""
+    if output == "moments":
+        return networks.TorusBasis(n_components, order).n_features
+    return n_components * (2 if output == "cartesian" else 1)
+
+
+def embed(weights, points, embedding, output, order):
+    """Map responsibilities (n, m) over points (m, k) to an array of `n_columns` columns."""
+    if output == "moments":
+        return posteriors.moments(weights, networks.TorusBasis(points.shape[1], order)(points))
+    z = READOUTS[embedding](weights, points)
+    return z if output == "turns" else networks.TorusBasis(z.shape[1])(z)
+
+
+def turns(Z, output, n_components):
+    """Coordinates in turns of what `embed` returned; of the moments, the first harmonics say where a row lies."""
+    if output == "turns":
+        return Z
+    half = Z.shape[1] // 2
+    return np.arctan2(Z[:, half : half + n_components], Z[:, :n_components]) / (2 * np.pi)

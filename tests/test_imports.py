@@ -1,0 +1,143 @@
+"""The architecture, read from the source: imports point down, importing is light, modules are small and silent."""
+
+import ast
+import subprocess
+import sys
+from importlib.util import find_spec, resolve_name
+from pathlib import Path
+
+import pytest
+
+import skqlvm
+
+ROOT = Path(skqlvm.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+ENGINE = sorted(ROOT.glob("engine/*.py"))
+BELOW = {
+    "__init__": set(),
+    "precision": set(),
+    "lattices": set(),
+    "networks": {"precision"},
+    "priors": set(),
+    "likelihoods": {"precision", "lattices"},
+    "atlas": {"precision", "lattices", "likelihoods"},
+    "posteriors": {"precision", "lattices"},
+    "objectives": {"precision", "lattices", "likelihoods", "posteriors"},
+    "training": {"precision", "lattices", "likelihoods", "posteriors", "objectives"},
+}
+"""What each module of the engine may import of the engine: training -> objectives -> likelihoods, posteriors -> lattices, precision."""
+
+
+def name_of(path):
+    return ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path):
+    """Absolute names of all that a file imports, anywhere in it; of ``from a import b`` both a and a.b."""
+    package = name_of(path) if path.stem == "__init__" else name_of(path).rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def modules_imported(path):
+    """Names of the modules of the package that a file imports."""
+    names = {name for name in imports(path) if name.split(".")[0] == "skqlvm"}
+    return {name for name in names if name in {name_of(file) for file in FILES}} - {name_of(path)}
+
+
+def identify(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", ENGINE, ids=identify)
+def test_engine_imports_torch_and_the_standard_library_only(path):
+    foreign = {name.split(".")[0] for name in imports(path)} - set(sys.stdlib_module_names) - {"torch", "skqlvm"}
+    assert not foreign
+
+
+@pytest.mark.parametrize("path", ENGINE, ids=identify)
+def test_engine_modules_import_only_those_below_them(path):
+    assert path.stem in BELOW, f"engine/{path.name} is new: give it a place in BELOW"
+    allowed = {"skqlvm", "skqlvm.engine", *(f"skqlvm.engine.{name}" for name in BELOW[path.stem])}
+    assert modules_imported(path) <= allowed
+
+
+def test_places_in_the_engine_have_no_cycle():
+    for module, below in BELOW.items():
+        assert module not in below
+        assert all(BELOW[name] <= below for name in below)
+
+
+@pytest.mark.parametrize("path", FILES, ids=identify)
+def test_no_module_but_the_displays_and_the_command_line_imports_estimators(path):
+    """Estimators are the private modules at the top; they share `_base`, and only what shows or runs them stands above."""
+    estimators = {name_of(file) for file in ROOT.glob("_*.py") if "import LatentModel" in file.read_text(encoding="utf-8")}
+    assert estimators
+    above = {"skqlvm.__main__", "skqlvm.display"}
+    assert name_of(path) in above or not modules_imported(path) & estimators
+
+
+@pytest.mark.parametrize("path", FILES, ids=identify)
+def test_imports_within_the_package_are_relative_and_exist(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    absolute = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level]
+    absolute += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    assert not [name for name in absolute if name.split(".")[0] == "skqlvm"]
+    assert all(find_spec(name) for name in modules_imported(path))
+
+
+@pytest.mark.parametrize("path", FILES, ids=identify)
+def test_extras_are_imported_where_they_are_used(path):
+    """Never at the top of a module: they may be missing."""
+    top = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in top if isinstance(node, ast.ImportFrom)}
+    assert not {name.split(".")[0] for name in names} & {"matplotlib", "tqdm", "pandas"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=identify)
+def test_only_public_scikit_learn_is_imported(path):
+    parts = {part for name in imports(path) if name.split(".")[0] == "sklearn" for part in name.split(".")}
+    assert not [part for part in parts if part.startswith("_")]
+
+
+def test_importing_the_package_is_light_and_silent():
+    """Without torch, scikit-learn or matplotlib."""
+    code = (
+        "import sys, skqlvm\n"
+        "heavy = {'torch', 'matplotlib', 'sklearn', 'scipy', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "assert 'QLVMEmbedding' in dir(skqlvm) and skqlvm.__version__"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_public_names_resolve_and_others_do_not():
+    assert all(getattr(skqlvm, name) is not None for name in skqlvm.__all__)
+    assert set(skqlvm.__all__) <= set(dir(skqlvm))
+    with pytest.raises(AttributeError, match="module 'skqlvm' has no attribute 'QLVM'"):
+        _ = skqlvm.QLVM
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.name != "__main__.py"], ids=identify)
+def test_nothing_prints(path):
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    assert not [call.lineno for call in calls if isinstance(call, ast.Name) and call.id in ("print", "breakpoint")]
+
+
+@pytest.mark.parametrize("path", FILES, ids=identify)
+def test_modules_are_small_and_named_by_a_noun(path):
+    assert path.stem.strip("_") not in {"utils", "util", "helpers", "helper", "common", "core", "misc"}
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+@pytest.mark.parametrize("path", FILES, ids=identify)
+def test_library_code_does_not_assert(path):
+    """An assertion is no message to a user."""
+    assert not [node.lineno for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Assert)]

@@ -1,0 +1,213 @@
+"""The basis of the torus and the decoders on it."""
+
+from itertools import product
+from math import pi
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from skqlvm.engine import lattices, networks
+from skqlvm.engine.precision import matmul_precision
+
+DECODERS = {
+    "mlp": lambda k, order=3: networks.MLPDecoder(k, 30, (11, 7), order),
+    "linear": lambda k, order=3: networks.MLPDecoder(k, 30, (), order),
+    "conv": lambda k, order=3: networks.ConvDecoder(k, 30, (2, 3, 5), (11,), order, n_channels=6),
+}
+
+
+@pytest.fixture(params=DECODERS)
+def decoder(request):
+    """A decoder from 2 coordinates to 30 outputs, in float64."""
+    return DECODERS[request.param](2).double()
+
+
+@pytest.fixture
+def z(generator):
+    return torch.rand(13, 2, dtype=torch.float64, generator=generator)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_basis_of_order_one_is_cosines_then_sines(k, generator):
+    z = torch.rand(7, k, dtype=torch.float64, generator=generator)
+    expected = torch.cat([(2 * pi * z).cos(), (2 * pi * z).sin()], 1)
+    torch.testing.assert_close(networks.TorusBasis(k)(z), expected, rtol=0, atol=1e-14)
+
+
+@given(k=st.integers(1, 3), order=st.integers(1, 6))
+def test_basis_has_one_of_each_pair_of_harmonics_in_rising_order(k, order):
+    basis = networks.TorusBasis(k, order)
+    harmonics = [tuple(int(entry) for entry in h) for h in basis.harmonics]
+    expected = {h for h in product(range(-order, order + 1), repeat=k) if 1 <= sum(map(abs, h)) <= order}
+    opposites = {tuple(-entry for entry in h) for h in harmonics}
+    assert set(harmonics) | opposites == expected
+    assert not set(harmonics) & opposites
+    degrees = [sum(map(abs, h)) for h in harmonics]
+    assert degrees == sorted(degrees)
+    assert all(next(entry for entry in h if entry) > 0 for h in harmonics)
+    assert basis.n_features == 2 * len(harmonics) == len(expected)
+
+
+@pytest.mark.parametrize(("k", "order", "n_features"), [(1, 7, 14), (2, 1, 4), (2, 6, 84), (2, 8, 144), (3, 1, 6), (3, 2, 24)])
+def test_basis_counts_its_features(k, order, n_features):
+    basis = networks.TorusBasis(k, order)
+    assert basis.n_features == n_features
+    assert basis(torch.zeros(5, 3, k)).shape == (5, 3, n_features)
+
+
+@given(k=st.integers(1, 3), order=st.integers(1, 5), decay=st.floats(-1, 2), seed=st.integers(0, 99))
+def test_basis_is_the_formula_on_any_leading_axes(k, order, decay, seed):
+    z = torch.rand(5, 3, k, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    basis = networks.TorusBasis(k, order, decay)
+    waves = [
+        sum(map(abs, h)) ** -decay * torch.exp(2j * pi * sum(entry * z[..., axis] for axis, entry in enumerate(h)))
+        for h in basis.harmonics.tolist()
+    ]
+    expected = torch.stack([wave.real for wave in waves] + [wave.imag for wave in waves], -1)
+    torch.testing.assert_close(basis(z), expected, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize(("k", "m", "order"), [(1, 233, 7), (2, 610, 8), (3, 1021, 4)])
+def test_harmonics_are_orthonormal_on_the_lattice(k, m, order):
+    basis = networks.TorusBasis(k, order)
+    features = 2**0.5 * basis(lattices.lattice(k, m))
+    torch.testing.assert_close(features.T @ features / m, torch.eye(basis.n_features, dtype=torch.float64), rtol=0, atol=1e-12)
+    torch.testing.assert_close(features.mean(0), torch.zeros(basis.n_features, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_basis_is_precise_however_coarse_the_matrix_products(precision, device):
+    z, basis = lattices.lattice(2, 987), networks.TorusBasis(2, 8)
+    with matmul_precision(precision):
+        features = basis.to(device)(z.float().to(device)).cpu()
+    assert features.dtype == torch.float32
+    torch.testing.assert_close(features.double(), networks.TorusBasis(2, 8)(z), rtol=0, atol=2e-5)
+
+
+def test_decoder_repeats_after_whole_turns(decoder, z):
+    turns = torch.tensor([[1.0, 0.0], [-2.0, 3.0]], dtype=torch.float64)
+    for turn in turns:
+        torch.testing.assert_close(decoder(z + turn), decoder(z), rtol=0, atol=1e-11)
+
+
+def test_decoder_is_continuous_at_the_seam(decoder):
+    below, above = torch.tensor([[1 - 1e-9, 0.3]], dtype=torch.float64), torch.tensor([[1e-9, 0.3]], dtype=torch.float64)
+    assert (decoder(below) - decoder(above)).abs().max() < 1e-6
+
+
+def test_decoder_starts_around_the_mean_of_the_data_and_within_their_scale(decoder):
+    """The same for all architectures; and not the same everywhere, which would be a saddle of the marginal likelihood."""
+    outputs = decoder(lattices.lattice(2, 987)).detach()
+    assert outputs.shape == (987, 30)
+    assert outputs.mean().abs() < 0.1 * outputs.std()
+    assert outputs.std().item() == pytest.approx(networks._START, rel=0.15)
+    assert 0.1 < networks._START <= 1
+    assert outputs.std(0).mean() > 0.3 * outputs.std()
+
+
+def test_decoder_of_narrow_layers_starts_finite():
+    """Rectifiers that are off all over the torus leave an output without variance."""
+    for seed in range(20):
+        torch.manual_seed(seed)
+        decoder = networks.MLPDecoder(2, 3, (2, 2), 1)
+        assert all(parameter.isfinite().all() for parameter in decoder.parameters()), seed
+
+
+def test_decoder_decodes_each_point_for_itself(decoder, z):
+    """In training mode as well: no statistics of a batch."""
+    together = decoder.train()(z)
+    torch.testing.assert_close(torch.cat([decoder(point[None]) for point in z]), together, rtol=0, atol=1e-12)
+    order = torch.arange(12, -1, -1)
+    torch.testing.assert_close(decoder(z[order]), together[order], rtol=0, atol=1e-12)
+
+
+def test_decoder_keeps_nothing_between_calls(decoder, z):
+    before = {name: value.clone() for name, value in decoder.state_dict().items()}
+    decoder.train()(z)
+    assert all(torch.equal(value, before[name]) for name, value in decoder.state_dict().items())
+
+
+def test_every_parameter_of_a_decoder_has_a_gradient(decoder, z):
+    decoder(z).square().sum().backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in decoder.parameters())
+
+
+@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_decoder_takes_any_number_of_components(name, k, device):
+    decoder = DECODERS[name](k).to(device)
+    outputs = decoder(torch.zeros(5, k, device=device))
+    assert outputs.shape == (5, 30)
+    assert (outputs.dtype, outputs.device.type) == (torch.float32, torch.device(device).type)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_decoder_of_higher_order_takes_more_harmonics(name):
+    first = [next(p for p in DECODERS[name](2, order).parameters() if p.ndim == 2) for order in (1, 5)]
+    assert [weight.shape[1] for weight in first] == [4, 60]
+
+
+def test_mlp_equals_its_formula_and_takes_leading_axes(generator):
+    decoder = networks.MLPDecoder(2, 5, (11, 7), 3).double()
+    z = torch.rand(3, 13, 2, dtype=torch.float64, generator=generator)
+    w1, b1, w2, b2, w3, b3 = decoder.parameters()
+    assert [w.shape for w in (w1, w2, w3)] == [(11, 24), (7, 11), (5, 7)]
+    basis = next(module for module in decoder.modules() if isinstance(module, networks.TorusBasis))
+    hidden = (basis(z) @ w1.T + b1).clamp(min=0)
+    expected = (hidden @ w2.T + b2).clamp(min=0) @ w3.T + b3
+    torch.testing.assert_close(decoder(z), expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_coarse_products_change_float32_outputs_and_gradients_little(name, generator, device):
+    decoder, z = DECODERS[name](2).to(device), torch.rand(101, 2, generator=generator).to(device)
+
+    def outputs_and_gradient():
+        outputs = decoder(z)
+        return outputs.detach(), torch.cat([g.flatten() for g in torch.autograd.grad(outputs.square().mean(), decoder.parameters())])
+
+    exact = outputs_and_gradient()
+    with matmul_precision("medium"):
+        coarse = outputs_and_gradient()
+    for one, other in zip(coarse, exact, strict=True):
+        assert one.dtype == torch.float32
+        assert (one - other).norm() < 0.04 * other.norm()
+
+
+def test_coarse_products_leave_float64_alone(decoder, z):
+    expected = decoder(z)
+    with matmul_precision("medium"):
+        assert torch.equal(decoder(z), expected)
+
+
+@pytest.mark.parametrize("image_shape", [(1, 1, 1), (1, 4, 8), (3, 5, 7), (2, 11, 3), (1, 13, 17), (1, 28, 28)])
+def test_conv_makes_images_of_any_size(image_shape):
+    channels, height, width = image_shape
+    decoder = networks.ConvDecoder(2, channels * height * width, image_shape, (5,), 1, n_channels=4)
+    assert decoder(torch.rand(3, 2)).shape == (3, channels * height * width)
+
+
+def test_conv_rows_are_channels_then_rows_then_columns(z):
+    """Without weights in the last layer, each channel is its bias."""
+    decoder = networks.ConvDecoder(2, 3 * 5 * 7, (3, 5, 7), (11,), 2).double()
+    with torch.no_grad():
+        decoder.upsample[-1].weight.zero_()
+        decoder.upsample[-1].bias.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    images = decoder(z).detach().reshape(13, 3, 5, 7)
+    assert torch.equal(images, torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)[:, None, None].expand(13, 3, 5, 7))
+
+
+def test_conv_image_of_odd_size_is_the_corner_of_the_whole(z):
+    whole = networks.ConvDecoder(2, 2 * 8 * 12, (2, 8, 12), (11,), 2)
+    cropped = networks.ConvDecoder(2, 2 * 5 * 11, (2, 5, 11), (11,), 2)
+    cropped.load_state_dict(whole.state_dict())
+    expected = whole.double()(z).reshape(13, 2, 8, 12)[:, :, :5, :11]
+    torch.testing.assert_close(cropped.double()(z).reshape(13, 2, 5, 11), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_decoder_has_no_batch_normalisation(name):
+    assert not [module for module in DECODERS[name](2).modules() if isinstance(module, nn.modules.batchnorm._NormBase)]

@@ -1,0 +1,405 @@
+"""The training loop on problems small enough to know: means, counters, scripted losses."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from skqlvm.engine import training
+
+TARGETS = torch.tensor([[1.0, -2.0, 0.5], [0.0, 4.0, 3.0], [5.0, 1.0, -1.0], [2.0, 2.0, 2.0], [-3.0, 0.0, 1.5]], dtype=torch.float64)
+SETTINGS = training.Settings(n_steps=23, batch_size=2, learning_rate=0.05, steps_per_record=5)
+
+
+class Point(nn.Module):
+    """Three numbers to be moved."""
+
+    def __init__(self, start=0.0):
+        super().__init__()
+        self.w = nn.Parameter(torch.full((3,), start, dtype=torch.float64))
+
+
+def squares(point, targets=TARGETS):
+    """Mean squared distance to rows of the targets."""
+    return lambda rows: (point.w - targets.to(point.w)[rows.to(point.w.device)]).square().sum(1).mean()
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def train(point, settings=SETTINGS, seed=0, loss=None, **arguments):
+    return training.train(point, loss or squares(point), len(TARGETS), settings, seeded(seed), **arguments)
+
+
+@pytest.mark.parametrize("one_cycle", [True, False])
+def test_training_finds_the_mean_of_a_quadratic_problem(one_cycle, device):
+    point = Point().to(device)
+    train(point, replace(SETTINGS, n_steps=800, batch_size=5, one_cycle=one_cycle))
+    torch.testing.assert_close(point.w.detach().cpu(), TARGETS.mean(0), rtol=0, atol=1e-2)
+
+
+def test_small_batches_find_it_as_well_once_annealed():
+    point = Point()
+    train(point, replace(SETTINGS, n_steps=2000, batch_size=2, learning_rate=0.1))
+    torch.testing.assert_close(point.w.detach(), TARGETS.mean(0), rtol=0, atol=0.1)
+
+
+# batches
+
+
+@given(n_rows=st.integers(1, 40), batch_size=st.integers(1, 43), n_passes=st.integers(1, 3))
+def test_every_row_is_used_once_a_pass(n_rows, batch_size, n_passes):
+    point, batches = Point(), []
+
+    def loss(rows):
+        batches.append(rows.tolist())
+        return point.w.square().sum()
+
+    n_batches = -(-n_rows // batch_size)
+    training.train(point, loss, n_rows, replace(SETTINGS, n_steps=n_passes * n_batches, batch_size=batch_size), seeded())
+    assert len(batches) == n_passes * n_batches
+    for start in range(0, len(batches), n_batches):
+        epoch = batches[start : start + n_batches]
+        assert sorted(row for batch in epoch for row in batch) == list(range(n_rows))
+        sizes = {len(batch) for batch in epoch}
+        assert max(sizes) <= batch_size
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_passes_are_shuffled_anew():
+    orders = []
+
+    def loss(rows):
+        orders.append(tuple(rows.tolist()))
+        return point.w.sum()
+
+    point = Point()
+    training.train(point, loss, 101, replace(SETTINGS, n_steps=3, batch_size=101), seeded())
+    assert len({*orders, tuple(range(101))}) == 4
+
+
+def test_same_generator_gives_the_same_weights_and_another_others():
+    first, again, other = Point(), Point(), Point()
+    for point, seed in ((first, 3), (again, 3), (other, 4)):
+        train(point, seed=seed)
+    assert torch.equal(first.w, again.w)
+    assert not torch.equal(first.w, other.w)
+
+
+def test_training_leaves_global_generators_alone():
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
+    train(Point())
+    assert random.getstate() == before[0]
+    assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), before[2])
+
+
+# records
+
+
+def test_history_has_one_entry_a_record_and_the_last_step(generator):
+    losses, seen = [], []
+
+    def loss(rows):
+        value = squares(point)(rows)
+        losses.append(value.item())
+        return value
+
+    def report(state):
+        seen.append((state.step, len(state.history["step"])))
+
+    point = Point()
+    state = train(point, loss=loss, validation_loss=lambda: squares(point)(torch.arange(5)), report=report)
+    assert state.step == 23
+    assert state.history["step"] == [5, 10, 15, 20, 23]
+    assert seen == [(5, 1), (10, 2), (15, 3), (20, 4), (23, 5)]
+    assert {len(values) for values in state.history.values()} == {5}
+    expected = [np.mean(losses[start:stop]) for start, stop in [(0, 5), (5, 10), (10, 15), (15, 20), (20, 23)]]
+    np.testing.assert_allclose(state.history["loss"], expected, rtol=1e-12)
+    assert all(value > 0 for value in np.diff([0.0, *state.history["seconds"]]))
+
+
+def test_training_without_validation_keeps_the_last_weights():
+    point, weights = Point(), []
+    state = train(point, report=lambda state: weights.append(point.w.detach().clone()))
+    assert np.isnan(state.history["validation_loss"]).all()
+    assert state.best_weights is None
+    assert torch.equal(point.w, weights[-1])
+    assert not torch.equal(weights[-1], weights[-2])
+
+
+def test_best_validated_weights_are_restored():
+    """The weights move from 0 to 4; validation likes 1 best."""
+    point, weights = Point(), []
+
+    def validation():
+        weights.append(point.w.detach().clone())
+        return (point.w - 1).square().sum()
+
+    settings = replace(SETTINGS, n_steps=200, one_cycle=False)
+    state = train(point, settings, loss=lambda rows: (point.w - 4).square().sum(), validation_loss=validation)
+    best = int(np.argmin(state.history["validation_loss"]))
+    assert 0 < best < len(weights) - 1
+    assert torch.equal(point.w, weights[best])
+    assert not torch.equal(point.w, weights[-1])
+    assert state.best_loss == min(state.history["validation_loss"])
+    assert state.best_step == state.history["step"][best]
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_patience_stops_so_many_records_after_the_best(patience):
+    point = Point()
+    settings = replace(SETTINGS, n_steps=400, one_cycle=False, patience=patience)
+    state = train(point, settings, loss=lambda rows: (point.w - 4).square().sum(), validation_loss=lambda: (point.w - 1).square().sum())
+    best = int(np.argmin(state.history["validation_loss"]))
+    assert len(state.history["step"]) == best + 1 + patience
+    assert state.step == 5 * (best + 1 + patience) < 400
+    assert state.exhausted(patience)
+    assert not state.exhausted(patience + 1)
+    assert not state.exhausted(None)
+    assert (point.w - 1).square().sum().item() == min(state.history["validation_loss"])
+
+
+def test_validation_sees_no_graph():
+    point, enabled = Point(), []
+
+    def validation():
+        enabled.append(torch.is_grad_enabled())
+        return point.w.sum()
+
+    train(point, validation_loss=validation)
+    assert enabled == [False] * 5
+    assert torch.is_grad_enabled()
+
+
+# trouble
+
+
+@pytest.mark.parametrize(("bad", "name"), [(float("nan"), "nan"), (float("inf"), "inf")])
+def test_loss_that_is_not_finite_stops_the_training(bad, name):
+    point, calls = Point(), []
+
+    def loss(rows):
+        calls.append(rows)
+        return squares(point)(rows) + (bad if len(calls) == 7 else 0.0)
+
+    with pytest.raises(FloatingPointError, match=f"the loss became {name} within the 5 steps before step 10"):
+        train(point, loss=loss)
+    assert len(calls) == 10
+
+
+def interrupted(point, at):
+    calls = []
+
+    def loss(rows):
+        calls.append(rows)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return (point.w - 4).square().sum()
+
+    return loss
+
+
+def test_interrupt_keeps_the_best_weights_and_warns():
+    point, weights = Point(), []
+
+    def validation():
+        weights.append(point.w.detach().clone())
+        return (point.w - 1).square().sum()
+
+    settings = replace(SETTINGS, n_steps=400, one_cycle=False)
+    with pytest.warns(UserWarning, match="Training was interrupted at step 57 of 400; the best weights so far are kept"):
+        state = train(point, settings, loss=interrupted(point, 58), validation_loss=validation)
+    best = int(np.argmin(state.history["validation_loss"]))
+    assert state.step == 57
+    assert state.history["step"][-1] == 55
+    assert best < len(weights) - 1
+    assert torch.equal(point.w, weights[best])
+
+
+def test_interrupt_before_the_first_record_keeps_the_last_weights():
+    point = Point()
+    with pytest.warns(UserWarning, match="interrupted at step 3 of 23"):
+        state = train(point, loss=interrupted(point, 4), validation_loss=lambda: point.w.sum())
+    assert state.step == 3
+    assert state.history["step"] == []
+    assert (point.w > 0).all()
+
+
+# precision
+
+
+def test_precision_holds_while_training_and_is_restored(request):
+    before = torch.get_float32_matmul_precision()
+    request.addfinalizer(lambda: torch.set_float32_matmul_precision(before))
+    point, training_precisions, validation_precisions = Point(), set(), set()
+
+    def loss(rows):
+        training_precisions.add(torch.get_float32_matmul_precision())
+        return point.w.square().sum()
+
+    def validation():
+        validation_precisions.add(torch.get_float32_matmul_precision())
+        return point.w.sum()
+
+    torch.set_float32_matmul_precision("high")
+    train(point, replace(SETTINGS, precision="medium"), loss=loss, validation_loss=validation)
+    assert training_precisions == {"medium"}
+    assert validation_precisions == {"highest"}
+    assert torch.get_float32_matmul_precision() == "high"
+    with pytest.raises(ZeroDivisionError):
+        train(point, replace(SETTINGS, precision="medium"), loss=lambda rows: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(point, replace(SETTINGS, precision="medium"), validation_loss=lambda: 1 / 0)
+    with pytest.raises(FloatingPointError):
+        train(point, replace(SETTINGS, precision="medium"), loss=lambda rows: point.w.sum() * float("nan"))
+    with pytest.warns(UserWarning, match="interrupted"):
+        train(point, replace(SETTINGS, precision="medium"), loss=interrupted(point, 2))
+    assert torch.get_float32_matmul_precision() == "high"
+
+
+# pauses
+
+
+def run_with_pauses(stops, between=lambda state: state, settings=SETTINGS, validated=True):
+    """Train with pauses at some steps, under a generator that is another one after each pause."""
+    point, state = Point(), None
+    arguments = {"validation_loss": lambda: (point.w - 1).square().sum()} if validated else {}
+    for seed, stop in enumerate([*stops, None]):
+        state = train(point, settings, seed=seed, state=state, stop_at=stop, **arguments)
+        if stop is not None:
+            assert state.step == stop
+            state = between(state)
+    return point, state
+
+
+@pytest.mark.parametrize("stops", [(5,), (7,), (1, 2, 3), (10, 20), (13, 22), (23,)])
+@pytest.mark.parametrize("one_cycle", [True, False])
+@pytest.mark.parametrize("validated", [True, False])
+def test_paused_training_ends_with_the_weights_of_a_straight_one(stops, one_cycle, validated):
+    settings = replace(SETTINGS, one_cycle=one_cycle, n_steps=40)
+    straight, expected = run_with_pauses((), settings=settings, validated=validated)
+    for between in (lambda state: state, training.State.cpu):
+        paused, state = run_with_pauses(stops, between, settings, validated)
+        assert torch.equal(paused.w, straight.w)
+        assert state.history["step"] == expected.history["step"]
+        np.testing.assert_array_equal(state.history["validation_loss"], expected.history["validation_loss"])
+
+
+@pytest.mark.parametrize("stops", [(5,), (7,), (1, 2, 3), (13, 22)])
+def test_paused_training_has_the_history_of_a_straight_one(stops):
+    assert run_with_pauses(stops)[1].history["loss"] == run_with_pauses(())[1].history["loss"]
+
+
+def test_pause_leaves_the_last_weights_and_the_end_the_best():
+    point = Point()
+    arguments = {"loss": lambda rows: (point.w - 4).square().sum(), "validation_loss": lambda: (point.w - 1).square().sum()}
+    settings = replace(SETTINGS, n_steps=200, one_cycle=False)
+    state = train(point, settings, stop_at=150, **arguments)
+    last = point.w.detach().clone()
+    assert not torch.equal(last, state.best_weights["w"])
+    state = train(point, settings, state=state, stop_at=150, **arguments)
+    assert torch.equal(point.w, last)
+    train(point, settings, state=state, **arguments)
+    assert torch.equal(point.w, state.best_weights["w"])
+
+
+def test_stop_beyond_the_schedule_is_its_end():
+    point, straight = Point(), Point()
+    assert train(point, stop_at=1000).step == 23
+    train(straight)
+    assert torch.equal(point.w, straight.w)
+
+
+def equal(one, other):
+    """Whether two nests of dicts and lists hold the same numbers."""
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and other.device.type == "cpu" and torch.equal(one.cpu(), other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return one == other
+
+
+def test_state_on_the_processor_is_the_same_state(device):
+    point = Point().to(device)
+    state = train(point, stop_at=7, validation_loss=lambda: point.w.sum())
+    assert state.pending
+    assert state.best_weights is not None
+    copy = state.cpu()
+    assert isinstance(copy, training.State)
+    assert equal(vars(state), vars(copy))
+    copy.history["step"].append(99)
+    assert state.history["step"] == [5]
+
+
+# the optimiser
+
+
+def step_sizes(settings):
+    """The step size at the end of each step."""
+    point, state, sizes = Point(), None, []
+    for stop in range(1, settings.n_steps):
+        state = train(point, settings, state=state, stop_at=stop)
+        sizes.append(state.optimizer["param_groups"][0]["lr"])
+    return np.array(sizes)
+
+
+def test_one_cycle_warms_up_to_the_learning_rate_and_anneals():
+    sizes = step_sizes(SETTINGS)
+    peak = int(sizes.argmax())
+    assert sizes.max() == pytest.approx(0.05, rel=0.01)
+    assert 3 <= peak <= 11
+    assert (np.diff(sizes[: peak + 1]) > 0).all()
+    assert (np.diff(sizes[peak:]) < 0).all()
+    assert sizes[-1] < 0.05 / 50
+
+
+def test_constant_step_size_is_the_learning_rate():
+    assert set(step_sizes(replace(SETTINGS, one_cycle=False))) == {0.05}
+
+
+class Layer(nn.Module):
+    """A matrix, a bias, a number, and a matrix that is not trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(3))
+        self.number, self.frozen = nn.Parameter(torch.ones(())), nn.Parameter(torch.ones(2, 3), requires_grad=False)
+
+
+def test_weight_decay_shrinks_matrices_only():
+    layer = Layer()
+    settings = replace(SETTINGS, n_steps=10, weight_decay=0.1, one_cycle=False)
+    train(layer, settings, loss=lambda rows: 0 * sum(p.sum() for p in layer.parameters()))
+    torch.testing.assert_close(layer.weight.detach(), torch.full((2, 3), (1 - 0.05 * 0.1) ** 10))
+    for parameter in (layer.bias, layer.number, layer.frozen):
+        assert torch.equal(parameter, torch.ones_like(parameter))
+
+
+def test_long_gradients_are_shortened():
+    point = Point()
+    settings = replace(SETTINGS, n_steps=1, max_grad_norm=0.7)
+    train(point, settings, loss=lambda rows: 1e3 * point.w.sum())
+    assert point.w.grad.norm().item() == pytest.approx(0.7, rel=1e-4)
+    train(point, settings, loss=lambda rows: 1e-3 * point.w.sum())
+    assert point.w.grad.norm().item() == pytest.approx(1e-3 * 3**0.5)
+
+
+def test_module_that_anneals_is_told_the_fraction_done():
+    class Annealed(Point):
+        def anneal(self, done):
+            fractions.append(done)
+
+    fractions = []
+    point = Annealed()
+    state = train(point, replace(SETTINGS, n_steps=4), stop_at=3)
+    train(point, replace(SETTINGS, n_steps=4), state=state)
+    assert fractions == [0.0, 0.25, 0.5, 0.75]
