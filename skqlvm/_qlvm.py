@@ -66,8 +66,8 @@ class QLVMEmbedding(LatentModel):
     embedding : {"local", "mean", "mode"}, default="local"
         What `transform` reads off the posterior: the mean of its dominant mode, its circular mean, or its most probable lattice point.
     output : {"turns", "cartesian", "moments"}, default="turns"
-        What `transform` returns: coordinates in turns, [0, 1); their cosines and then their sines, for Euclidean methods; or posterior means
-        of all harmonics up to `harmonic_order`, which keep what a point cannot.
+        What `transform` returns: coordinates in turns, [0, 1); their cosines and then their sines, for Euclidean methods; or posterior
+        means of all harmonics up to `harmonic_order`, which keep what a point cannot.
     matmul_precision : {"highest", "high", "medium"}, default="medium"
         Of the inputs of matrix products while training; see ``torch.set_float32_matmul_precision``. Sums, and all inference, are in float32
         or better.

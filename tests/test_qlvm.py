@@ -263,7 +263,7 @@ def test_outputs_are_functions_of_the_posterior(model, X):
 
 def test_inverse_transform_takes_any_real_angles(model, X):
     Z = model.transform(X)
-    np.testing.assert_allclose(model.inverse_transform(Z + [-3, 2]), model.inverse_transform(Z), atol=1e-4)
+    np.testing.assert_allclose(model.inverse_transform(Z + np.array([-3, 2])), model.inverse_transform(Z), atol=1e-4)
     cartesian = clone(model).set_params(output="cartesian").fit(X)
     np.testing.assert_allclose(cartesian.inverse_transform(cartesian.transform(X)), model.inverse_transform(Z), atol=1e-5)
 

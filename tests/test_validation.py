@@ -65,7 +65,7 @@ def test_bad_parameter_is_refused_before_training(parameters, error, message, X)
 
 
 def test_unavailable_gpu_is_refused(X):
-    with pytest.raises(ValueError, match="device expects one that is available here, .* but got 'cuda:77'"):
+    with pytest.raises(ValueError, match=r"device expects one that is available here, .* but got 'cuda:77'"):
         QLVMEmbedding(**TINY, device="cuda:77").fit(X)
 
 

@@ -43,7 +43,8 @@ class Atlas(NamedTuple):
 
     def cpu(self) -> Atlas:
         """Return the atlas on the processor."""
-        return Atlas(*(None if tensor is None else tensor.cpu() for tensor in self))
+        directions = None if self.directions is None else self.directions.cpu()
+        return Atlas(self.points.cpu(), self.coordinates.cpu(), directions, self.center.cpu(), self.log_normalizer.cpu())
 
     def table(self, likelihood: Likelihood, x: Tensor) -> Tensor:
         """Return log p(x_i | z_j) in nats, in the dtype of x: x (n, d) -> (n, m)."""

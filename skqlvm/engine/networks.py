@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 from math import pi
 
 import torch
@@ -62,10 +62,11 @@ class MLPDecoder(nn.Module):
         self.basis = TorusBasis(n_components, order, _DECAY)
         widths = (self.basis.n_features, *hidden_layer_sizes)
         layers: list[nn.Module] = []
-        for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
+        for n_in, n_out in pairwise(widths):
             layers += [nn.Linear(n_in, n_out), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], n_outputs))
-        _standardize(self, self.layers[-1], n_components)
+        output = nn.Linear(widths[-1], n_outputs)
+        self.layers = nn.Sequential(*layers, output)
+        _standardize(self, output.weight, output.bias, n_components)
 
     def forward(self, z: Tensor) -> Tensor:
         """Map turns of shape (n_points, n_components) to outputs of shape (n_points, n_outputs)."""
@@ -96,13 +97,10 @@ class ConvDecoder(nn.Module):
         self.start_shape = (n_channels, -(-height // 4), -(-width // 4))
         n_start = n_channels * self.start_shape[1] * self.start_shape[2]
         self.start = MLPDecoder(n_components, n_start, hidden_layer_sizes, order)
-        self.upsample = nn.Sequential(
-            nn.ReLU(),
-            nn.ConvTranspose2d(n_channels, n_channels // 2, 4, stride=2, padding=1),
-            nn.ReLU(),
-            nn.ConvTranspose2d(n_channels // 2, channels, 4, stride=2, padding=1),
-        )
-        _standardize(self, self.upsample[-1], n_components)
+        first = nn.ConvTranspose2d(n_channels, n_channels // 2, 4, stride=2, padding=1)
+        second = nn.ConvTranspose2d(n_channels // 2, channels, 4, stride=2, padding=1)
+        self.upsample = nn.Sequential(nn.ReLU(), first, nn.ReLU(), second)
+        _standardize(self, second.weight, second.bias, n_components)
 
     def forward(self, z: Tensor) -> Tensor:
         """Map turns of shape (n_points, n_components) to flattened images of shape (n_points, n_outputs)."""
@@ -113,17 +111,19 @@ class ConvDecoder(nn.Module):
         return images[:, :, :height, :width].flatten(1).to(z)
 
 
-def _standardize(decoder: nn.Module, output: nn.Linear | nn.ConvTranspose2d, n_components: int) -> None:
-    """Scale and shift the output layer so that outputs have mean zero (by bias) and standard deviation `_START` over the torus.
+def _standardize(decoder: nn.Module, weight: Tensor, bias: Tensor | None, n_components: int) -> None:
+    """Scale and shift the output layer: mean zero (as far as one bias can) and standard deviation `_START` over the torus.
 
     Under a started likelihood that is around the mean of the data, and of the order of their scale. Starting nearly constant instead would
     be starting at a symmetric saddle of the marginal likelihood, where training stalls.
     """
+    if bias is None:
+        return
     with torch.no_grad():
-        nn.init.zeros_(output.bias)
-        outputs = decoder(torch.rand(512, n_components)).reshape(512, len(output.bias), -1)
+        bias.zero_()
+        outputs = decoder(torch.rand(512, n_components)).reshape(512, len(bias), -1)
         mean = outputs.mean((0, 2))
         spread = (outputs - mean[:, None]).std()
         factor = _START / spread if spread > 0 else torch.ones(())
-        output.weight *= factor
-        output.bias -= mean * factor
+        weight *= factor
+        bias -= mean * factor

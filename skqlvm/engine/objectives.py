@@ -19,8 +19,8 @@ def lattice_bound(table: Callable[[Tensor], Tensor], points: Tensor, chunk_size:
     """Return the lattice's bound on log p(x) for each row, differentiable in memory that does not grow with the lattice.
 
     ``log 1/m sum_j p(x_i | z_j)``; its expectation over random shifts is at most log p(x_i) (equation 6 of arXiv 2601.18676). With a
-    `chunk_size` the lattice is passed twice: once without a graph for the log-sum-exp, and once more on the way back, a chunk at a time. The
-    gradient is the same.
+    `chunk_size` the lattice is passed twice: once without a graph for the log-sum-exp, and once more on the way back, a chunk at a time.
+    The gradient is the same.
 
     Parameters
     ----------

@@ -102,7 +102,7 @@ def train(
     Parameters
     ----------
     module : Module
-        Holds the parameters. One that has a method `anneal` is told the fraction of the schedule that is done, before each step.
+        Holds the parameters.
     loss : callable
         Maps row numbers, int64 of shape (batch,), to the scalar loss.
     n_rows : int
@@ -159,7 +159,7 @@ class _Run:
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.optimizer = _optimizer(self.parameters, settings)
         self.schedule = _schedule(self.optimizer, settings)
-        if state.optimizer is not None:
+        if state.optimizer is not None and state.schedule is not None and state.generator is not None:
             self.optimizer.load_state_dict(state.optimizer)
             self.schedule.load_state_dict(state.schedule)
             generator.set_state(state.generator)
@@ -170,8 +170,6 @@ class _Run:
         if not state.pending:
             order = torch.randperm(self.n_rows, generator=self.generator)
             state.pending = list(order.tensor_split(-(-self.n_rows // settings.batch_size)))
-        if hasattr(self.module, "anneal"):
-            self.module.anneal(state.step / settings.n_steps)
         value = self.loss(state.pending.pop(0))
         self.optimizer.zero_grad(set_to_none=True)
         value.backward()
