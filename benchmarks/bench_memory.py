@@ -1,6 +1,6 @@
 """Peak memory of scoring on a fine lattice, and of training on one with a convolutional decoder; a fresh process each.
 
-    python benchmarks/bench_memory.py --data ../shared/data
+    python benchmarks/bench_memory.py --data DIR
 
 Scoring 10,000 rows of 784 on 17,711 points may add 1 GiB to what the process held before; a process that trains on 17,711 points decoded by
 convolutions may hold 4 GiB in all. Few rows and steps do: memory does not depend on how many follow.

@@ -1,6 +1,6 @@
 """A million rows of 784, mapped from a file: seconds and memory of fit and transform, and how UMAP's seconds grow.
 
-    python benchmarks/bench_million.py --data ../shared/data --scratch /a/disk/with/4/GB
+    python benchmarks/bench_million.py --data DIR --scratch /a/disk/with/4/GB
 
 The file is made of the training digits, each moved by up to a pixel in both directions, and deleted afterwards unless --keep. QLVM is
 fitted in a fresh process on all of it and on its first 10,000 rows. Memory is anonymous memory: the pages of the mapped file, which the

@@ -1,6 +1,6 @@
 """QLVM, PCA and UMAP on MNIST-10k: seconds, held-out nats and how well the map separates the digits.
 
-    python benchmarks/bench_mnist.py --data ../shared/data --seeds 0 1 2
+    python benchmarks/bench_mnist.py --data DIR --seeds 0 1 2
 
 Everything but the likelihood and the random state is left at its default. Models are fitted on the training file and measured on the test
 file; kNN is the accuracy of a 10-neighbour classifier on the map. UMAP's first call in a process compiles it; later ones do not.

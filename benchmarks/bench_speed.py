@@ -1,6 +1,6 @@
 """Speed of training passes, of the Gaussian table and of transform, against the research formulas written plainly.
 
-    python benchmarks/bench_speed.py --data ../shared/data
+    python benchmarks/bench_speed.py --data DIR
 
 Three measurements, contenders in turn in one process:
 

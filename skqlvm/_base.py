@@ -19,7 +19,7 @@ LIKELIHOODS = {"bernoulli": likelihoods.Bernoulli, "gaussian": likelihoods.Gauss
 DECODERS = {"conv": networks.ConvDecoder, "mlp": networks.MLPDecoder}
 PRECISIONS = ("highest", "high", "medium")
 
-_AUTO_STEPS, _AUTO_PASSES = 3000, 200
+_AUTO_STEPS, _AUTO_PASSES = 2000, 50
 _RECORDS = 60
 _LARGEST_START, _LARGEST_VALIDATION, _LARGEST_FINISH = 10_000, 2_000, 500
 _CHUNK_BYTES = 2**26
@@ -89,41 +89,51 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         device, seed = resolve_device(self.device), random_seed(self.random_state)
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(X), generator=generator)
-        n_held_out = min(round(self.validation_fraction * len(X)), _LARGEST_VALIDATION) if one_cycle else 0
+        n_held_out = min(round(self.validation_fraction * len(X)), _LARGEST_VALIDATION, len(X) - 1) if one_cycle else 0
         held_out, trained = order[:n_held_out], order[n_held_out:]
         rows = Rows(X, device)
         with seeded(seed, device):
-            if earlier is None:
-                earlier = torch.nn.ModuleDict(self._parts(rows[trained[:_LARGEST_START]])), None
-            module, state = earlier[0].to(device), None if one_cycle else earlier[1]
+            module, state = earlier or (torch.nn.ModuleDict(self._parts(rows[trained[:_LARGEST_START]])), None)
             _validation.check_support(self.likelihood, X, module["likelihood"].support)
-            state = self._train(module, rows, trained, held_out, generator, one_cycle=one_cycle, state=state)
+            settings = self._settings(self._n_batches(trained), one_cycle, state)
+            state = self._train(
+                module.to(device),
+                (rows, trained, held_out),
+                settings,
+                generator,
+                before_step=partial(networks.anneal, module) if one_cycle and earlier is None else None,
+                state=None if one_cycle else state,
+            )
         self._module, self._training_state = module.eval(), None if one_cycle else state
         self.history_, self.n_iter_ = state.history, -(-state.step // self._n_batches(trained))
         self._fit_dtype = X.dtype
         self._finish(rows[order[:_LARGEST_FINISH]])
         return self
 
-    def _train(self, module, rows, trained, held_out, generator, *, one_cycle, state):
-        module.train()
-        n_batches = self._n_batches(trained)
+    def _settings(self, n_batches, one_cycle, state):
+        """How to train, from the parameters; a pass at a constant step size goes on from a state."""
         if one_cycle:
             n_steps = min(_AUTO_STEPS, _AUTO_PASSES * n_batches) if self.max_iter == "auto" else self.max_iter * n_batches
         else:
             n_steps = n_batches + (0 if state is None else state.step)
-        settings = training.Settings(
+        return training.Settings(
             n_steps=n_steps,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate if one_cycle else self.learning_rate / 4,
             weight_decay=self.weight_decay,
             one_cycle=one_cycle,
             steps_per_record=max(1, round(n_steps / _RECORDS)),
-            patience=self.n_iter_no_change if len(held_out) else None,
+            patience=self.n_iter_no_change,
             precision=self.matmul_precision,
         )
+
+    def _train(self, module, split, settings, generator, *, before_step, state):
+        """Train a module on the rows that are not held out, in training mode, with a progress line."""
+        rows, trained, held_out = split
+        module.train()
         objective = self._objective(module, rows[trained[: self.batch_size]])
         validation = rows[held_out] if len(held_out) else None
-        with Progress(n_steps, self.verbose, type(self).__name__) as progress:
+        with Progress(settings.n_steps, self.verbose, type(self).__name__) as progress:
             try:
                 return training.train(
                     module,
@@ -132,6 +142,7 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
                     settings,
                     generator,
                     validation_loss=None if validation is None else partial(objective, validation, None),
+                    before_step=before_step,
                     report=progress,
                     state=state,
                 )

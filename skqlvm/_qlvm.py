@@ -1,7 +1,5 @@
 """QLVMEmbedding: a decoder on a torus, trained on the marginal likelihood by randomly shifted lattice rules."""
 
-import warnings
-
 import numpy as np
 import torch
 from sklearn.utils.validation import check_array, check_is_fitted
@@ -15,7 +13,6 @@ _N_POINTS = {1: 233, 2: 987, 3: 2039}
 _N_POINTS_EVAL = {1: 2584, 2: 6765, 3: 8191}
 _N_SHIFTS = 8
 _TRAINING_BYTES = 2**30
-_FEWEST_POINTS = 1.2
 
 
 class QLVMEmbedding(LatentModel):
@@ -42,13 +39,13 @@ class QLVMEmbedding(LatentModel):
         of shape (m, n_features), where 0 is the mean of the data and 1 their scale (logits for the Bernoulli).
     hidden_layer_sizes : tuple of int, default=(256, 256)
         Of the built-in decoders.
-    harmonic_order : int, default=8
+    harmonic_order : int, default=10
         Highest total order of the harmonics of the torus that the built-in decoders start from and that ``output="moments"`` returns.
         Order 1 is the paper's basis; low orders give smooth maps.
     image_shape : tuple of int, optional
         (channels, height, width) of a row, for ``decoder="conv"``.
     max_iter : int or "auto", default="auto"
-        Passes over the data. "auto" is 200 passes but at most 3000 steps of the optimiser, so that the cost of a fit does not grow with the
+        Passes over the data. "auto" is 50 passes but at most 2000 steps of the optimiser, so that the cost of a fit does not grow with the
         number of rows once there are many.
     batch_size : int, default=128
         Rows a step.
@@ -118,7 +115,7 @@ class QLVMEmbedding(LatentModel):
         noise_variance="spherical",
         decoder="mlp",
         hidden_layer_sizes=(256, 256),
-        harmonic_order=8,
+        harmonic_order=10,
         image_shape=None,
         max_iter="auto",
         batch_size=128,
@@ -395,10 +392,4 @@ class QLVMEmbedding(LatentModel):
         with torch.no_grad():
             weights = posteriors.responsibilities(self._atlas.table(self.likelihood_, x))
             effective = float(posteriors.effective_points(weights).median())
-        if effective < _FEWEST_POINTS < n_points:
-            warnings.warn(
-                f"The posterior of a typical row rests on {effective:.2f} of the {n_points} points of the evaluation lattice, so that "
-                f"log-likelihoods are rough. Raise n_points_eval.",
-                UserWarning,
-                stacklevel=4,
-            )
+        _validation.warn_if_coarse(effective, n_points)

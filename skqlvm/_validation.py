@@ -1,10 +1,14 @@
 """Checks of parameters and data; every message says what was expected, what came, and what to do."""
 
+import warnings
 from math import isfinite, prod
 from numbers import Integral, Real
 
 import numpy as np
 import torch
+
+_FEWEST_POINTS = 1.2
+"""Effective points under which a posterior is narrower than the lattice that should resolve it."""
 
 
 def check_option(name, value, options, *, or_callable=False):
@@ -91,4 +95,15 @@ def check_decoder(decoder, n_components, n_outputs):
         raise ValueError(
             f"decoder expects modules that map {(2, n_components)} to {(2, n_outputs)}, but the output is {shape}. "
             f"Make its last layer {n_outputs} wide."
+        )
+
+
+def warn_if_coarse(effective, n_points):
+    """Warn if a typical posterior rests on hardly more than one point of the evaluation lattice."""
+    if effective < _FEWEST_POINTS < n_points:
+        warnings.warn(
+            f"The posterior of a typical row rests on {effective:.2f} of the {n_points} points of the evaluation lattice, so that "
+            f"log-likelihoods are rough. Raise n_points_eval.",
+            UserWarning,
+            stacklevel=5,
         )

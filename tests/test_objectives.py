@@ -336,6 +336,15 @@ def test_affordable_points_grow_with_the_budget_from_one_to_all(generator):
         assert (affordable[0], affordable[-1]) == (1, m)
 
 
+def test_affordable_points_of_small_lattices_are_those_of_large_ones(generator):
+    x, decoder, likelihood, _ = model(generator)
+    for budget in (500, 1_000, 2_000, 3_000):
+        small, large = (
+            objectives.affordable_points(lambda z: likelihood.table(x, decoder(z)), lattices.lattice(2, m), budget) for m in (3, 89)
+        )
+        assert small == min(3, large)
+
+
 def test_affordable_points_leave_no_gradients_behind(generator):
     x, decoder, likelihood, parameters = model(generator)
     before = [parameter.detach().clone() for parameter in parameters]

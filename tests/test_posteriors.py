@@ -197,6 +197,14 @@ def test_local_mean_equals_loop_over_distances(k, m, radius, seed):
     assert turns_between(posteriors.local_mean(weights, points, radius), torch.stack(expected)).max() < 1e-10
 
 
+def test_local_mean_that_crosses_the_seam_stays_below_one():
+    """The peak is at 0.99; the mean of 0.99, 0.01 and 0.02 is beyond the seam."""
+    points = lattices.lattice(1, 100)
+    weights = torch.zeros(1, 100, dtype=torch.float64)
+    weights[0, [99, 1, 2]] = torch.tensor([0.34, 0.33, 0.33], dtype=torch.float64)
+    assert posteriors.local_mean(weights, points).item() == pytest.approx(0.34 * -0.01 + 0.33 * 0.01 + 0.33 * 0.02)
+
+
 def test_local_mean_without_neighbours_is_the_mode(generator):
     points, weights = lattices.lattice(2, 34), random_weights(generator, 5, 34)
     torch.testing.assert_close(posteriors.local_mean(weights, points, radius=0.01), posteriors.mode(weights, points), rtol=0, atol=1e-15)

@@ -144,7 +144,7 @@ def test_fit_recovers_a_noisy_circle():
     generator = np.random.default_rng(3)
     angle = generator.random(4001)
     X = np.column_stack([np.cos(2 * pi * angle), np.sin(2 * pi * angle)]) + 0.1 * generator.normal(size=(4001, 2))
-    model = QLVMEmbedding(1, harmonic_order=2, hidden_layer_sizes=(32,), max_iter=40, random_state=0).fit(X[:3000])
+    model = QLVMEmbedding(1, n_points=89, harmonic_order=2, max_iter=60, random_state=0).fit(X[:3000])
     kappa = np.linalg.norm(X, axis=1) / 0.01
     exact = -log(2 * pi * 0.01) - ((X**2).sum(1) + 1) / 0.02 + np.log(ive(0, kappa)) + kappa
     assert model.score(X[3000:]) == pytest.approx(exact[3000:].mean(), abs=0.05)
@@ -344,6 +344,11 @@ def test_max_iter_counts_passes_and_validation_can_be_off(X):
     assert model.n_iter_ == 7
     assert model.history_["step"][-1] == 21
     assert np.isnan(model.history_["validation_loss"]).all()
+
+
+def test_some_row_is_left_to_train_on():
+    model = small(validation_fraction=0.99).fit(np.arange(6.0).reshape(3, 2))
+    assert model.transform([[1.0, 2.0]]).shape == (1, 2)
 
 
 def test_auto_budget_stops_growing_with_the_rows(monkeypatch):

@@ -223,6 +223,20 @@ def test_interrupt_keeps_the_best_weights_and_warns():
     assert torch.equal(point.w, weights[best])
 
 
+def test_interrupt_before_a_pause_keeps_the_best_weights_too():
+    point = Point()
+    settings = replace(SETTINGS, n_steps=400, one_cycle=False)
+    arguments = {"loss": interrupted(point, 58), "validation_loss": lambda: (point.w - 1).square().sum()}
+    with pytest.warns(UserWarning, match="interrupted at step 57 of 400"):
+        state = train(point, settings, stop_at=300, **arguments)
+    assert state.best_step < 55
+    assert torch.equal(point.w, state.best_weights["w"])
+
+
+def test_patience_does_not_wait_for_a_validation_that_is_not_there():
+    assert train(Point(), replace(SETTINGS, patience=1)).step == 23
+
+
 def test_interrupt_before_the_first_record_keeps_the_last_weights():
     point = Point()
     with pytest.warns(UserWarning, match="interrupted at step 3 of 23"):
@@ -267,9 +281,9 @@ def test_precision_holds_while_training_and_is_restored(request):
 # pauses
 
 
-def run_with_pauses(stops, between=lambda state: state, settings=SETTINGS, validated=True):
+def run_with_pauses(stops, between=lambda state: state, settings=SETTINGS, validated=True, device="cpu"):
     """Train with pauses at some steps, under a generator that is another one after each pause."""
-    point, state = Point(), None
+    point, state = Point().to(device), None
     arguments = {"validation_loss": lambda: (point.w - 1).square().sum()} if validated else {}
     for seed, stop in enumerate([*stops, None]):
         state = train(point, settings, seed=seed, state=state, stop_at=stop, **arguments)
@@ -282,11 +296,11 @@ def run_with_pauses(stops, between=lambda state: state, settings=SETTINGS, valid
 @pytest.mark.parametrize("stops", [(5,), (7,), (1, 2, 3), (10, 20), (13, 22), (23,)])
 @pytest.mark.parametrize("one_cycle", [True, False])
 @pytest.mark.parametrize("validated", [True, False])
-def test_paused_training_ends_with_the_weights_of_a_straight_one(stops, one_cycle, validated):
+def test_paused_training_ends_with_the_weights_of_a_straight_one(stops, one_cycle, validated, device):
     settings = replace(SETTINGS, one_cycle=one_cycle, n_steps=40)
-    straight, expected = run_with_pauses((), settings=settings, validated=validated)
+    straight, expected = run_with_pauses((), settings=settings, validated=validated, device=device)
     for between in (lambda state: state, training.State.cpu):
-        paused, state = run_with_pauses(stops, between, settings, validated)
+        paused, state = run_with_pauses(stops, between, settings, validated, device)
         assert torch.equal(paused.w, straight.w)
         assert state.history["step"] == expected.history["step"]
         np.testing.assert_array_equal(state.history["validation_loss"], expected.history["validation_loss"])
@@ -393,13 +407,15 @@ def test_long_gradients_are_shortened():
     assert point.w.grad.norm().item() == pytest.approx(1e-3 * 3**0.5)
 
 
-def test_module_that_anneals_is_told_the_fraction_done():
-    class Annealed(Point):
-        def anneal(self, done):
-            fractions.append(done)
+def test_each_step_is_announced_with_the_fraction_done():
+    fractions, steps, point = [], [], Point()
 
-    fractions = []
-    point = Annealed()
-    state = train(point, replace(SETTINGS, n_steps=4), stop_at=3)
-    train(point, replace(SETTINGS, n_steps=4), state=state)
+    def loss(rows):
+        steps.append(len(fractions))
+        return point.w.sum()
+
+    settings = replace(SETTINGS, n_steps=4)
+    state = train(point, settings, loss=loss, stop_at=3, before_step=fractions.append)
+    train(point, settings, loss=loss, state=state, before_step=fractions.append)
     assert fractions == [0.0, 0.25, 0.5, 0.75]
+    assert steps == [1, 2, 3, 4]

@@ -13,6 +13,9 @@ from .precision import bfloat16_layers
 _DECAY = 0.5
 """Of the harmonics that the built-in decoders start from; chosen by benchmarks/bench_defaults.py."""
 
+_INTRODUCED = 0.5
+"""Fraction of a training by which `anneal` has brought in all harmonics."""
+
 _START = 0.1
 """Standard deviation of a built-in decoder's output at the start, in units of the data's scale."""
 
@@ -37,14 +40,30 @@ class TorusBasis(nn.Module):
     def __init__(self, n_components: int, order: int = 1, decay: float = 0.0) -> None:
         super().__init__()
         harmonics = torch.tensor(_harmonics(n_components, order), dtype=torch.float64)
+        self.order, self.decay, self.n_features = order, decay, 2 * len(harmonics)
         self.register_buffer("harmonics", harmonics)
-        self.register_buffer("scales", harmonics.abs().sum(1).repeat(2) ** -decay)
-        self.n_features = 2 * len(harmonics)
+        self.register_buffer("scales", harmonics.new_empty(self.n_features))
+        self.open(order)
+
+    def open(self, order: float) -> None:
+        """Let harmonics pass up to an order, the next ones in part: an order of 2.5 admits a half of degree 3."""
+        degrees = self.harmonics.abs().sum(1).repeat(2)
+        self.scales = degrees**-self.decay * (order - degrees + 1).clamp(0, 1)
 
     def forward(self, z: Tensor) -> Tensor:
         """Map turns of shape (..., n_components) to features of shape (..., n_features)."""
         angles = 2 * pi * (z[..., None, :] * self.harmonics.to(z)).sum(-1)
         return torch.cat([angles.cos(), angles.sin()], -1) * self.scales.to(z)
+
+
+def anneal(module: nn.Module, fraction: float) -> None:
+    """Open every torus basis in a module as far as a training that is done by this fraction should.
+
+    From order 1 upwards: what is learned first, and organises the map, is coarse.
+    """
+    for basis in module.modules():
+        if isinstance(basis, TorusBasis):
+            basis.open(1 + (basis.order - 1) * min(1.0, fraction / _INTRODUCED))
 
 
 def _harmonics(n_components: int, order: int) -> list[tuple[int, ...]]:

@@ -41,7 +41,7 @@ class Settings:
     steps_per_record : int
         Steps between two records of the history, each with a validation.
     patience : int or None
-        Records without a better validation loss after which training stops.
+        Validations without a better loss after which training stops; without validations it does not.
     precision : {"highest", "high", "medium"}
         Of the inputs of float32 matrix products; see `matmul_precision`.
     """
@@ -93,6 +93,7 @@ def train(
     generator: torch.Generator,
     *,
     validation_loss: Callable[[], Tensor] | None = None,
+    before_step: Callable[[float], None] | None = None,
     report: Callable[[State], None] | None = None,
     state: State | None = None,
     stop_at: int | None = None,
@@ -112,6 +113,8 @@ def train(
         Shuffles the rows; on the processor, so that every device sees the same batches.
     validation_loss : callable, optional
         Scalar to choose the best weights by; without it the last weights stay.
+    before_step : callable, optional
+        Called with the fraction of the schedule that is done.
     report : callable, optional
         Called with the state after each record.
     state : State, optional
@@ -135,6 +138,8 @@ def train(
     try:
         with matmul_precision(settings.precision):
             while state.step < last and not state.exhausted(settings.patience):
+                if before_step is not None:
+                    before_step(state.step / settings.n_steps)
                 run.step()
                 if state.step % settings.steps_per_record == 0 or state.step == settings.n_steps:
                     run.record(validation_loss)
@@ -194,6 +199,8 @@ class _Run:
         self.since = now
         for name, value in zip(state.history, (state.step, mean_loss, validation, elapsed), strict=True):
             state.history[name].append(value)
+        if validation_loss is None:
+            return
         state.records_since_best += 1
         if validation < state.best_loss:
             state.best_loss, state.best_step, state.records_since_best = validation, state.step, 0

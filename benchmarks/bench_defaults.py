@@ -1,0 +1,157 @@
+"""Where the defaults come from: one change at a time, on several data sets, judged on rows held out of the training data.
+
+    python benchmarks/bench_defaults.py --seeds 0 1 --data DIR
+
+Never looks at a test file: of MNIST-10k and the bundled digits only the training part is split again. Circle, torus and roll have little
+noise, wine few rows. Reported are held-out nats (lower is better), and for images the 10-neighbour accuracy of held-out rows on the map.
+For the circle it is how well the map agrees with the true angle, which a folded map does not.
+"""
+
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import measurement
+import numpy as np
+from sklearn.datasets import load_wine, make_swiss_roll
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import StandardScaler
+
+from skqlvm import QLVMEmbedding, _base
+from skqlvm.engine import likelihoods, networks
+
+CONSTANTS = {
+    "decay": (networks, "_DECAY"),
+    "introduced": (networks, "_INTRODUCED"),
+    "start": (networks, "_START"),
+    "noise_start": (likelihoods, "_START"),
+    "noise_speed": (likelihoods, "_SPEED"),
+    "auto_passes": (_base, "_AUTO_PASSES"),
+    "auto_steps": (_base, "_AUTO_STEPS"),
+}
+"""Constants of the package that are not parameters, by the name used here."""
+
+CHANGES = [
+    {},
+    {"harmonic_order": 4},
+    {"harmonic_order": 6},
+    {"harmonic_order": 12},
+    {"decay": 0.0},
+    {"decay": 1.0},
+    {"introduced": 1e-6},
+    {"introduced": 0.8},
+    {"start": 0.02},
+    {"start": 1.0},
+    {"noise_start": 1.0},
+    {"noise_speed": 1.0},
+    {"hidden_layer_sizes": (512,)},
+    {"hidden_layer_sizes": (512, 256)},
+    {"learning_rate": 2e-3},
+    {"learning_rate": 8e-3},
+    {"weight_decay": 1.0},
+    {"auto_passes": 25, "auto_steps": 1000},
+    {"auto_passes": 100, "auto_steps": 4000},
+    {"n_points": 377},
+    {"n_points": 1597},
+    {"batch_size": 256},
+]
+
+
+class Set(NamedTuple):
+    """Rows to fit, rows held out, what is known of each (labels, angles or None), and parameters."""
+
+    fitted: np.ndarray
+    held_out: np.ndarray
+    known: tuple
+    parameters: dict
+
+
+def main(argv=None):
+    arguments = measurement.parser(__doc__).parse_args(argv)
+    report = measurement.Report(arguments)
+    changes = CHANGES[:2] if arguments.quick else CHANGES
+    names = list(data_sets(arguments, 0))
+    rows = []
+    for change in changes:
+        results = [
+            {name: _measure(data, change, seed, arguments) for name, data in data_sets(arguments, seed).items()} for seed in arguments.seeds
+        ]
+        row = [", ".join(f"{name}={value}" for name, value in change.items()) or "defaults"]
+        for name in names:
+            nats = report.add("defaults/nats", [result[name][0] for result in results], "nats", data=name, change=change)
+            known = [result[name][1] for result in results]
+            row.append(
+                f"{nats:.2f}"
+                if known[0] is None
+                else f"{nats:.2f} {report.add('defaults/map', known, 'fraction', data=name, change=change):.3f}"
+            )
+        rows.append(row)
+    measurement.print_table("Held-out nats, and what the map is worth", ["change", *names], rows)
+
+
+def data_sets(arguments, seed):
+    """Return the data sets by name, split by the seed."""
+    generator = np.random.default_rng(seed)
+    angles = generator.random((4000, 2))
+    x, _, y, _ = measurement.split_digits(0)
+    sets = {"digits": _split(x, y, seed)}
+    if arguments.quick:
+        return sets
+    circle = _rings(angles[:, :1]) + 0.1 * generator.normal(size=(4000, 2))
+    torus = _rings(angles[:1500]) + 0.05 * generator.normal(size=(1500, 4))
+    sets["circle"] = _split(circle, angles[:, 0], seed, n_components=1)
+    sets["torus"] = _split(torus, None, seed)
+    sets["roll"] = _split(make_swiss_roll(1500, random_state=seed)[0], None, seed)
+    sets["wine"] = _split(StandardScaler().fit_transform(load_wine().data), None, seed)
+    if arguments.data is not None:
+        images = measurement.load_images(arguments)
+        sets[images.name] = _split(images.x_train, images.y_train, seed, likelihood="bernoulli")
+    return sets
+
+
+def _rings(angles):
+    return np.hstack([np.cos(2 * np.pi * angles), np.sin(2 * np.pi * angles)])
+
+
+def _split(x, known, seed, **parameters):
+    fitted, held_out = train_test_split(np.arange(len(x)), test_size=0.2, random_state=seed)
+    return Set(x[fitted], x[held_out], None if known is None else (known[fitted], known[held_out]), parameters)
+
+
+def _measure(data, change, seed, arguments):
+    """Held-out nats, and the worth of the map where something is known."""
+    parameters = data.parameters | {name: value for name, value in change.items() if name not in CONSTANTS}
+    if arguments.quick:
+        parameters |= {"n_points": 55, "n_points_eval": 233, "max_iter": 2}
+    model = QLVMEmbedding(random_state=seed, device=arguments.device, **parameters)
+    with constants(change):
+        model.fit(data.fitted)
+    nats = -model.score(data.held_out)
+    if data.known is None:
+        return nats, None
+    if data.parameters.get("n_components") == 1:
+        return nats, _agreement(model.transform(data.held_out)[:, 0], data.known[1])
+    maps = [measurement.euclidean_map(model, "local", x) for x in (data.fitted, data.held_out)]
+    return nats, measurement.neighbour_accuracy(maps[0], data.known[0], maps[1], data.known[1])
+
+
+@contextmanager
+def constants(change):
+    """Set constants of the package, and put them back."""
+    places = [(*CONSTANTS[name], value) for name, value in change.items() if name in CONSTANTS]
+    before = [getattr(module, name) for module, name, _ in places]
+    for module, name, value in places:
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for (module, name, _), value in zip(places, before, strict=True):
+            setattr(module, name, value)
+
+
+def _agreement(found, angles):
+    """Largest circular correlation of two sets of turns, up to rotation and reflection."""
+    return max(abs(np.exp(2j * np.pi * (found - sign * angles)).mean()) for sign in (1, -1))
+
+
+if __name__ == "__main__":
+    main()
