@@ -19,7 +19,8 @@ LIKELIHOODS = {"bernoulli": likelihoods.Bernoulli, "gaussian": likelihoods.Gauss
 DECODERS = {"conv": networks.ConvDecoder, "mlp": networks.MLPDecoder}
 PRECISIONS = ("highest", "high", "medium")
 
-_AUTO_STEPS, _AUTO_PASSES = 2000, 50
+_AUTO_STEPS, _AUTO_PASSES = 3000, 50
+_HIGHEST_ORDER, _MOST_HARMONICS, _ROWS_PER_HARMONIC = 14, 210, 25
 _RECORDS = 60
 _LARGEST_START, _LARGEST_VALIDATION, _LARGEST_FINISH = 10_000, 2_000, 500
 _CHUNK_BYTES = 2**26
@@ -59,7 +60,7 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         _validation.check_integer("n_components", self.n_components)
         _validation.check_integer("max_iter", self.max_iter, alternative="auto")
         _validation.check_integer("batch_size", self.batch_size)
-        _validation.check_integer("harmonic_order", self.harmonic_order)
+        _validation.check_integer("harmonic_order", self.harmonic_order, alternative="auto")
         _validation.check_integer("verbose", self.verbose, minimum=0)
         _validation.check_hidden_layer_sizes(self.hidden_layer_sizes)
         _validation.check_number("learning_rate", self.learning_rate, open_minimum=True)
@@ -92,6 +93,10 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         n_held_out = min(round(self.validation_fraction * len(X)), _LARGEST_VALIDATION, len(X) - 1) if one_cycle else 0
         held_out, trained = order[:n_held_out], order[n_held_out:]
         rows = Rows(X, device)
+        if earlier is None:
+            self.harmonic_order_ = self._resolved_order(len(X))
+        else:
+            networks.anneal(earlier[0], 1.0)
         with seeded(seed, device):
             module, state = earlier or (torch.nn.ModuleDict(self._parts(rows[trained[:_LARGEST_START]])), None)
             _validation.check_support(self.likelihood, X, module["likelihood"].support)
@@ -151,6 +156,12 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
                     f"Training diverged: {error}. Lower learning_rate (it is {self.learning_rate:g}) or standardise X."
                 ) from error
 
+    def _resolved_order(self, n_rows):
+        """The harmonic order for so many rows: what few rows cannot determine is left out."""
+        if self.harmonic_order != "auto":
+            return self.harmonic_order
+        return networks.largest_order(self.n_components, min(n_rows / _ROWS_PER_HARMONIC, _MOST_HARMONICS), _HIGHEST_ORDER)
+
     def _n_batches(self, trained):
         return -(-len(trained) // self.batch_size)
 
@@ -178,7 +189,7 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         if callable(self.decoder):
             decoder = self.decoder(self.n_components, n_features)
         else:
-            settings = {"hidden_layer_sizes": tuple(self.hidden_layer_sizes), "order": self.harmonic_order}
+            settings = {"hidden_layer_sizes": tuple(self.hidden_layer_sizes), "order": self.harmonic_order_}
             if self.decoder == "conv":
                 _validation.check_image_shape(self.image_shape, n_features)
                 settings["image_shape"] = tuple(self.image_shape)

@@ -39,13 +39,14 @@ class QLVMEmbedding(LatentModel):
         of shape (m, n_features), where 0 is the mean of the data and 1 their scale (logits for the Bernoulli).
     hidden_layer_sizes : tuple of int, default=(256, 256)
         Of the built-in decoders.
-    harmonic_order : int, default=10
-        Highest total order of the harmonics of the torus that the built-in decoders start from and that ``output="moments"`` returns.
-        Order 1 is the paper's basis; low orders give smooth maps.
+    harmonic_order : int or "auto", default="auto"
+        Highest total order of the harmonics of the torus that the built-in decoders start from, coarse ones first, and that
+        ``output="moments"`` returns. Order 1 is the paper's basis; low orders give smooth maps. "auto" has a harmonic for every 25 rows,
+        and goes to order 14 at most (6 in three dimensions).
     image_shape : tuple of int, optional
         (channels, height, width) of a row, for ``decoder="conv"``.
     max_iter : int or "auto", default="auto"
-        Passes over the data. "auto" is 50 passes but at most 2000 steps of the optimiser, so that the cost of a fit does not grow with the
+        Passes over the data. "auto" is 50 passes but at most 3000 steps of the optimiser, so that the cost of a fit does not grow with the
         number of rows once there are many.
     batch_size : int, default=128
         Rows a step.
@@ -74,7 +75,6 @@ class QLVMEmbedding(LatentModel):
         Start `fit` from the weights of the last one.
     random_state : int, RandomState or None, default=None
     verbose : int, default=0
-        Show progress while fitting.
 
     Attributes
     ----------
@@ -84,6 +84,7 @@ class QLVMEmbedding(LatentModel):
     likelihood_ : skqlvm.engine.likelihoods.Likelihood
     noise_variance_ : float or ndarray of shape (n_features,)
         Of a Gaussian, in squared units of X.
+    harmonic_order_ : int
     history_ : dict of list
         "step", "loss" (minus the training bound in nats), "validation_loss" and "seconds" at every validation.
     n_iter_ : int
@@ -115,7 +116,7 @@ class QLVMEmbedding(LatentModel):
         noise_variance="spherical",
         decoder="mlp",
         hidden_layer_sizes=(256, 256),
-        harmonic_order=10,
+        harmonic_order="auto",
         image_shape=None,
         max_iter="auto",
         batch_size=128,
@@ -182,7 +183,7 @@ class QLVMEmbedding(LatentModel):
     def partial_fit(self, X, y=None):
         """Make one pass over X, at a constant step size of a quarter of `learning_rate`, from the weights there are.
 
-        Location and scale of the likelihood are those of the first call. No rows are held out.
+        Location and scale of the likelihood stay those of the first call; no rows are held out.
 
         Parameters
         ----------
@@ -214,9 +215,7 @@ class QLVMEmbedding(LatentModel):
         X = self._queried(X)
         _validation.check_option("embedding", self.embedding, _readouts.READOUTS)
         _validation.check_option("output", self.output, _readouts.OUTPUTS)
-        return self._from_posterior(
-            X, lambda weights, points: _readouts.embed(weights, points, self.embedding, self.output, self.harmonic_order)
-        )
+        return self._from_posterior(X, lambda weights, points: _readouts.embed(weights, points, self.embedding, self.output, self._order))
 
     def inverse_transform(self, Z):
         """Return the mean of p(x | z) at points of the torus.
@@ -317,8 +316,12 @@ class QLVMEmbedding(LatentModel):
         return self._over_rows(z, draw, 16 * self.n_features_in_).astype(self._fit_dtype)
 
     @property
+    def _order(self):
+        return self.harmonic_order_ if self.harmonic_order == "auto" else self.harmonic_order
+
+    @property
     def _n_features_out(self):
-        return _readouts.n_columns(self.output, self.lattice_.shape[1], self.harmonic_order)
+        return _readouts.n_columns(self.output, self.lattice_.shape[1], self._order)
 
     def _from_posterior(self, X, function):
         """Apply a function of responsibilities and points to all rows of X, a table of log-likelihoods at a time."""

@@ -367,6 +367,14 @@ def test_early_stopping_keeps_the_best_validated_weights():
     assert model.n_iter_ < 400
 
 
+def test_automatic_order_grows_with_the_rows_and_serves_moments():
+    X = np.random.default_rng(0).normal(size=(1300, 3))
+    few, many = (small(harmonic_order="auto", max_iter=1, output="moments").fit(X[:n]) for n in (26, 1300))
+    assert (few.harmonic_order_, many.harmonic_order_) == (1, 6)
+    assert few.transform(X).shape == (1300, 4)
+    assert many.transform(X).shape == (1300, 84)
+
+
 class Interrupting(nn.Module):
     """A decoder during whose eighth use the user presses Ctrl-C; or that returns NaN from then on."""
 

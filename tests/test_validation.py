@@ -34,7 +34,7 @@ class Untouchable(nn.Module):
         ({"n_points_eval": -5}, ValueError, "n_points_eval expects an integer of at least 1 or 'auto', but got -5"),
         ({"max_iter": 0}, ValueError, "max_iter expects an integer of at least 1 or 'auto', but got 0"),
         ({"batch_size": True}, TypeError, "batch_size expects an integer of at least 1, but got True"),
-        ({"harmonic_order": 0}, ValueError, "harmonic_order expects an integer of at least 1, but got 0"),
+        ({"harmonic_order": 0}, ValueError, "harmonic_order expects an integer of at least 1 or 'auto', but got 0"),
         ({"hidden_layer_sizes": 64}, TypeError, r"hidden_layer_sizes expects a tuple of integers such as \(256, 256\), but got 64"),
         ({"hidden_layer_sizes": (64, 0)}, ValueError, "each entry of hidden_layer_sizes expects an integer of at least 1, but got 0"),
         ({"learning_rate": 0.0}, ValueError, r"learning_rate expects a number in \(0, inf\), but got 0.0"),

@@ -24,7 +24,7 @@ PAPER_LATTICES = {
 """The lattices used by arXiv 2601.18676, as (n_components, n_points, multiplier)."""
 
 _SEARCH_BUDGET = 200_000_000
-"""Kernel evaluations that a search for a multiplier may spend (a second or so)."""
+"""Kernel evaluations that a search for a multiplier may spend (a few seconds)."""
 
 
 def wrap(z: Tensor) -> Tensor:
@@ -79,31 +79,25 @@ def _previous_fibonacci(n_points: int) -> int | None:
 def best_multiplier(n_components: int, n_points: int) -> int:
     """Return the Korobov multiplier of smallest P2 among those coprime to m (a and m - a are mirror images: half are searched).
 
-    All multipliers are searched as long as that is a matter of a second (m up to 20 000 or so), an even selection of them beyond.
+    All multipliers are searched as long as that is a matter of seconds (m up to 20 000 or so), an even selection of them beyond.
     """
     half = torch.arange(1, (n_points + 1) // 2)
     candidates = [a for a in range(1, n_points // 2 + 1) if gcd(a, n_points) == 1] or [1]
     step = max(1, len(candidates) * max(1, len(half)) // _SEARCH_BUDGET)
     multipliers = torch.tensor(candidates[::step])
-    scores = [_korobov_p2(n_components, n_points, chunk, half) for chunk in multipliers.split(max(1, 4_000_000 // n_points))]
+    scores = [_korobov_scores(n_components, n_points, chunk, half) for chunk in multipliers.split(max(1, 4_000_000 // n_points))]
     return int(multipliers[torch.cat(scores).argmin()])
 
 
-def _korobov_p2(n_components: int, n_points: int, multipliers: Tensor, half: Tensor) -> Tensor:
-    """P2 of every multiplier, by the symmetry j <-> m - j summed over half the points."""
+def _korobov_scores(n_components: int, n_points: int, multipliers: Tensor, half: Tensor) -> Tensor:
+    """The part of P2 that depends on the multiplier, summed over half the points by the symmetry j <-> m - j."""
     kernel = _bernoulli_kernel(torch.arange(n_points, dtype=torch.float64) / n_points)
     index = half.expand(len(multipliers), -1)
-    product, middle = kernel[half].expand_as(index), kernel[n_points // 2]
-    total_middle = torch.full((len(multipliers),), float(middle), dtype=torch.float64)
-    for power in range(1, n_components):
+    product = kernel[half].expand_as(index)
+    for _ in range(1, n_components):
         index = index * multipliers[:, None] % n_points
         product = product * kernel[index]
-        factor = torch.tensor([pow(int(a), power, n_points) for a in multipliers])
-        total_middle = total_middle * kernel[factor * (n_points // 2) % n_points]
-    total = kernel[0] ** n_components + 2 * product.sum(1)
-    if n_points % 2 == 0:
-        total = total + total_middle
-    return total / n_points - 1
+    return product.sum(1)
 
 
 def _bernoulli_kernel(z: Tensor) -> Tensor:

@@ -34,16 +34,16 @@ class Likelihood(nn.Module):
     ----------
     support : tuple of float
         Smallest and largest value that data may take.
-    loc : Tensor of shape (n_features,) or ()
+    loc : Tensor of shape (n_features,)
         What an output of zero stands for, float64, in the units of the family's natural scale.
     """
 
     support = (float("-inf"), float("inf"))
     loc: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, n_features: int) -> None:
         super().__init__()
-        self.register_buffer("loc", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("loc", torch.zeros(n_features, dtype=torch.float64))
 
     def start(self, x: Tensor) -> None:
         """Set location and scale from data x of shape (n_samples, n_features)."""
@@ -94,9 +94,6 @@ class Bernoulli(Likelihood):
 
     support = (0.0, 1.0)
 
-    def __init__(self, n_features: int) -> None:
-        super().__init__()
-
     def start(self, x: Tensor) -> None:
         self.loc = torch.logit(x.double().mean(0).clamp(1e-3, 1 - 1e-3))
 
@@ -133,7 +130,9 @@ class Gaussian(Likelihood):
     scale: Tensor
 
     def __init__(self, n_features: int, noise_variance: str | float = "spherical", floor: float = 1e-4) -> None:
-        super().__init__()
+        super().__init__(n_features)
+        if isinstance(noise_variance, str) and noise_variance not in ("spherical", "diagonal"):
+            raise ValueError(f"noise_variance expects 'spherical', 'diagonal' or a number, but got {noise_variance!r}.")
         self.floor = floor
         self.fixed = None if isinstance(noise_variance, str) else float(noise_variance)
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))

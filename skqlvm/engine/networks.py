@@ -56,6 +56,12 @@ class TorusBasis(nn.Module):
         return torch.cat([angles.cos(), angles.sin()], -1) * self.scales.to(z)
 
 
+def largest_order(n_components: int, n_harmonics: float, highest: int) -> int:
+    """Return the largest order, from 1 to the highest, at which a torus basis has at most so many harmonics."""
+    fitting = (order for order in range(highest, 1, -1) if len(_harmonics(n_components, order)) <= n_harmonics)
+    return next(fitting, 1)
+
+
 def anneal(module: nn.Module, fraction: float) -> None:
     """Open every torus basis in a module as far as a training that is done by this fraction should.
 
@@ -112,6 +118,8 @@ class ConvDecoder(nn.Module):
     ) -> None:
         super().__init__()
         channels, height, width = image_shape
+        if channels * height * width != n_outputs:
+            raise ValueError(f"image_shape expects {n_outputs} values, but got {image_shape}.")
         self.image_shape = (channels, height, width)
         self.start_shape = (n_channels, -(-height // 4), -(-width // 4))
         n_start = n_channels * self.start_shape[1] * self.start_shape[2]

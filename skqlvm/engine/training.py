@@ -9,6 +9,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from math import isfinite, nan
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -186,14 +187,13 @@ class _Run:
 
     def record(self, validation_loss: Callable[[], Tensor] | None) -> None:
         """Close a stretch of steps: check it, validate, remember the best weights."""
-        state, mean_loss = self.state, float(torch.stack(self.state.losses).mean())
+        state, mean_loss = self.state, fmean(map(float, self.state.losses))
         state.losses = []
         if not isfinite(mean_loss):
             raise FloatingPointError(
                 f"the loss became {mean_loss} within the {self.settings.steps_per_record} steps before step {state.step}"
             )
-        with torch.no_grad(), matmul_precision("highest"):
-            validation = nan if validation_loss is None else float(validation_loss())
+        validation = nan if validation_loss is None else self.validate(validation_loss)
         now = time.perf_counter()
         elapsed = now - self.since + (state.history["seconds"][-1] if state.history["seconds"] else 0.0)
         self.since = now
@@ -205,6 +205,14 @@ class _Run:
         if validation < state.best_loss:
             state.best_loss, state.best_step, state.records_since_best = validation, state.step, 0
             state.best_weights = {name: value.detach().clone() for name, value in self.module.state_dict().items()}
+
+    def validate(self, validation_loss: Callable[[], Tensor]) -> float:
+        """Return the validation loss in full precision, with the module as it is when it is used."""
+        self.module.eval()
+        with torch.no_grad(), matmul_precision("highest"):
+            validation = float(validation_loss())
+        self.module.train()
+        return validation
 
     def suspend(self) -> None:
         """Put into the state what a later call needs to go on."""
