@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from skqlvm import QLVMEmbedding
-from skqlvm.engine import lattices, likelihoods, networks, objectives, training
+from skqlvm.engine import atlas, lattices, likelihoods, networks, objectives, training
 
 _BATCH = 128
 _SIZES = {"n_rows": 10_000, "n_hidden": 500, "n_points": 987, "n_points_eval": 6765, "repeats": 7}
@@ -131,10 +131,9 @@ class PackagePasses:
 
     def test_nats(self, x, points):
         with torch.no_grad():
-            eta = self.likelihood.natural(self.module(points.float().to(self.device)))
-            normalizer = self.likelihood.log_normalizer(eta)
-            tables = (self.likelihood.tabulate(part, eta, normalizer) for part in x.split(_BATCH))
-            return -float(torch.cat([objectives.log_mean_exp(table) for table in tables]).mean())
+            chart = atlas.chart(self.likelihood, self.module(points.float().to(self.device)), points)
+            log_px = [objectives.log_mean_exp(chart.table(self.likelihood, part)) for part in x.split(_BATCH)]
+            return -float(torch.cat(log_px).mean())
 
 
 def _copied(source, module):

@@ -12,8 +12,10 @@ def main(argv=None):
     """Run the command line and return its exit status."""
     arguments = _parser().parse_args(argv)
     try:
+        if arguments.out is not None and not arguments.out.parent.is_dir():
+            raise OSError(f"--out expects a file in a folder that exists, but got {str(arguments.out)!r}.")
         return _digits(arguments) if arguments.data is None else _own_data(arguments)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, FloatingPointError) as error:
         print(f"skqlvm: {error}", file=sys.stderr)
         return 2
 
