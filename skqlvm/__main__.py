@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -53,22 +54,24 @@ def _own_data(arguments):
 
 def _load(path):
     """Read rows from a file; images are flattened."""
-    readers = {".npy": np.load, ".npz": _read_npz, ".csv": _read_csv}
-    if path.suffix not in readers:
+    readers = {".npy": partial(np.load, mmap_mode="r"), ".npz": _read_npz, ".csv": _read_csv}
+    if path.suffix.lower() not in readers:
         raise ValueError(f"--data expects a file that ends in one of {sorted(readers)}, but got {str(path)!r}.")
-    X = readers[path.suffix](path)
+    X = readers[path.suffix.lower()](path)
     return X.reshape(len(X), -1) if X.ndim > 2 else X
 
 
 def _read_npz(path):
     with np.load(path) as archive:
+        if not archive.files:
+            raise ValueError(f"{path} holds no array.")
         return archive["X" if "X" in archive else archive.files[0]]
 
 
 def _read_csv(path):
-    with open(path, encoding="utf-8") as file:
-        first = file.readline().split(",")
-    return np.loadtxt(path, delimiter=",", skiprows=0 if all(map(_is_number, first)) else 1, ndmin=2)
+    with open(path, encoding="utf-8-sig") as file:
+        has_header = not any(map(_is_number, file.readline().split(",")))
+    return np.loadtxt(path, delimiter=",", skiprows=int(has_header), ndmin=2, encoding="utf-8-sig")
 
 
 def _is_number(text):

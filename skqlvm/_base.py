@@ -17,6 +17,7 @@ from .engine import likelihoods, networks, training
 
 LIKELIHOODS = {"bernoulli": likelihoods.Bernoulli, "gaussian": likelihoods.Gaussian}
 DECODERS = {"conv": networks.ConvDecoder, "mlp": networks.MLPDecoder}
+_ARCHITECTURE = ("n_components", "likelihood", "noise_variance", "decoder", "hidden_layer_sizes", "harmonic_order", "image_shape")
 PRECISIONS = ("highest", "high", "medium")
 
 _AUTO_STEPS, _AUTO_PASSES = 3000, 50
@@ -61,7 +62,7 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         _validation.check_integer("max_iter", self.max_iter, alternative="auto")
         _validation.check_integer("batch_size", self.batch_size)
         _validation.check_integer("harmonic_order", self.harmonic_order, alternative="auto")
-        _validation.check_integer("verbose", self.verbose, minimum=0)
+        _validation.check_integer("verbose", int(self.verbose) if isinstance(self.verbose, bool) else self.verbose, minimum=0)
         _validation.check_hidden_layer_sizes(self.hidden_layer_sizes)
         _validation.check_number("learning_rate", self.learning_rate, open_minimum=True)
         _validation.check_number("weight_decay", self.weight_decay)
@@ -93,7 +94,9 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         n_held_out = min(round(self.validation_fraction * len(X)), _LARGEST_VALIDATION, len(X) - 1) if one_cycle else 0
         held_out, trained = order[:n_held_out], order[n_held_out:]
         rows = Rows(X, device)
+        n_earlier = 0 if earlier is None or one_cycle else self.n_iter_
         if earlier is None:
+            self._built_with = self._architecture()
             self.harmonic_order_ = self._resolved_order(len(X))
         else:
             networks.anneal(earlier[0], 1.0)
@@ -110,7 +113,8 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
                 state=None if one_cycle else state,
             )
         self._module, self._training_state = module.eval(), None if one_cycle else state
-        self.history_, self.n_iter_ = state.history, -(-state.step // self._n_batches(trained))
+        self.history_ = state.history
+        self.n_iter_ = -(-state.step // self._n_batches(trained)) if one_cycle else n_earlier + 1
         self._fit_dtype = X.dtype
         self._finish(rows[order[:_LARGEST_FINISH]])
         return self
@@ -152,9 +156,11 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
                     state=state,
                 )
             except FloatingPointError as error:
-                raise FloatingPointError(
-                    f"Training diverged: {error}. Lower learning_rate (it is {self.learning_rate:g}) or standardise X."
-                ) from error
+                raise self._diverged(error) from error
+
+    def _diverged(self, symptom):
+        """The error of a training that came to nothing."""
+        return FloatingPointError(f"Training diverged: {symptom}. Lower learning_rate (it is {self.learning_rate:g}) or standardise X.")
 
     def _resolved_order(self, n_rows):
         """The harmonic order for so many rows: what few rows cannot determine is left out."""
@@ -169,7 +175,15 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         """Copies of the fitted modules and the state of their training, or None before the first fit."""
         if not self.__sklearn_is_fitted__():
             return None
-        return copy.deepcopy((self._module, self._training_state))
+        _validation.check_unchanged(self._built_with, self._architecture())
+        module, state = copy.deepcopy((self._module, self._training_state))
+        if state is not None:
+            state.pending, state.losses = [], []
+        return module, state
+
+    def _architecture(self):
+        """The parameters that shape the modules."""
+        return {name: getattr(self, name) for name in _ARCHITECTURE}
 
     def _start_likelihood(self, x):
         """Build the likelihood at a sample x of the data."""
@@ -179,6 +193,7 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             likelihood = likelihoods.Gaussian(x.shape[1], self.noise_variance)
         else:
             likelihood = LIKELIHOODS[self.likelihood](x.shape[1])
+        _validation.check_likelihood(likelihood, x.shape[1])
         likelihood.start(x.cpu())
         if not all(bool(buffer.isfinite().all()) for buffer in likelihood.buffers()):
             raise ValueError("X is too large: its variance overflows. Rescale X.")
@@ -267,8 +282,9 @@ class Progress:
         if not self.verbose:
             return
         nats, held_out = -state.history["loss"][-1], -state.history["validation_loss"][-1]
+        text = f"nats {nats:.2f}" + ("" if held_out != held_out else f", held out {held_out:.2f}")
         if self.bar is not None:
-            self.bar.set_postfix_str(f"nats {nats:.2f}, held out {held_out:.2f}")
+            self.bar.set_postfix_str(text)
             self.bar.update(state.step - self.bar.n)
         else:
-            sys.stderr.write(f"{self.name}: step {state.step} of {self.n_steps}, nats {nats:.2f}, held out {held_out:.2f}\n")
+            sys.stderr.write(f"{self.name}: step {state.step} of {self.n_steps}, {text}\n")

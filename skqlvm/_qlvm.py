@@ -6,7 +6,7 @@ from sklearn.utils.validation import check_array, check_is_fitted
 
 from . import _readouts, _validation
 from ._base import LatentModel, all_or_nothing
-from ._tensors import random_seed
+from ._tensors import as_tensor, random_seed
 from .engine import atlas, lattices, objectives, posteriors
 
 _N_POINTS = {1: 233, 2: 987, 3: 2039}
@@ -67,12 +67,12 @@ class QLVMEmbedding(LatentModel):
         What `transform` returns: coordinates in turns, [0, 1); their cosines and then their sines, for Euclidean methods; or posterior
         means of all harmonics up to `harmonic_order`, which keep what a point cannot.
     matmul_precision : {"highest", "high", "medium"}, default="medium"
-        Of the inputs of matrix products while training; see ``torch.set_float32_matmul_precision``. Sums, and all inference, are in float32
-        or better.
+        Of the inputs of matrix products while training; see ``torch.set_float32_matmul_precision``. At "medium" built-in decoders also
+        round their layers' results to bfloat16 where the device multiplies it. All inference is in float32 or better.
     device : str or torch.device, default="auto"
         "auto" is a GPU if there is one.
     warm_start : bool, default=False
-        Start `fit` from the weights of the last one.
+        Start `fit` from the weights of the last one, with all harmonics open.
     random_state : int, RandomState or None, default=None
     verbose : int, default=0
 
@@ -213,8 +213,7 @@ class QLVMEmbedding(LatentModel):
             In turns, [0, 1); or the cosines and sines, or the posterior means of harmonics, as `output` says.
         """
         X = self._queried(X)
-        _validation.check_option("embedding", self.embedding, _readouts.READOUTS)
-        _validation.check_option("output", self.output, _readouts.OUTPUTS)
+        _readouts.check(self)
         return self._from_posterior(X, lambda weights, points: _readouts.embed(weights, points, self.embedding, self.output, self._order))
 
     def inverse_transform(self, Z):
@@ -250,7 +249,7 @@ class QLVMEmbedding(LatentModel):
         ndarray of shape (n_samples, n_features)
         """
         X = self._queried(X)
-        mean = torch.cat([self._decoded_mean(points) for points in self._atlas.points.split(self._chunk_size)])
+        mean = as_tensor(self._over_rows(self.lattice_, self._decoded_mean, 16 * self.n_features_in_), self._device)
         return self._from_posterior(X, lambda weights, points: posteriors.moments(weights, mean.to(weights)))
 
     def posterior(self, X):
@@ -321,37 +320,40 @@ class QLVMEmbedding(LatentModel):
 
     @property
     def _n_features_out(self):
+        _readouts.check(self)
         return _readouts.n_columns(self.output, self.lattice_.shape[1], self._order)
 
     def _from_posterior(self, X, function):
         """Apply a function of responsibilities and points to all rows of X, a table of log-likelihoods at a time."""
 
         def of_rows(x):
-            weights = posteriors.responsibilities(self._atlas.table(self.likelihood_, x))
+            weights = posteriors.responsibilities(self._atlas.relative(self.likelihood_, x))
             return function(weights, self._atlas.points.to(weights))
 
-        return self._over_rows(X, of_rows, len(self.lattice_) * X.itemsize)
+        return self._over_rows(X, of_rows, (len(self.lattice_) + 3 * X.shape[1]) * X.itemsize)
 
     def _nats(self, X, atlas):
         """Quadrature of every row over one decoded lattice."""
 
         def of_rows(x):
-            return objectives.log_mean_exp(atlas.table(self.likelihood_, x))
+            return objectives.log_mean_exp(atlas.relative(self.likelihood_, x)) + atlas.offset(self.likelihood_, x)
 
-        return self._over_rows(X, of_rows, len(atlas.points) * X.itemsize)
+        return self._over_rows(X, of_rows, (len(self.lattice_) + 3 * X.shape[1]) * X.itemsize)
 
     def _outputs_at(self, z):
-        """Decode points of any dtype."""
+        """Decode points of any dtype, in as many parts as training needed."""
         like = next(self.decoder_.parameters())
-        return self.decoder_(z.to(like))
+        return torch.cat([self.decoder_(part) for part in z.to(like).split(self._chunk_size)])
 
     def _decoded_mean(self, z):
         return self.likelihood_.mean(self._outputs_at(z).to(z.dtype))
 
     def _decode(self, points):
-        """Decode a lattice, in as many parts as training needed."""
+        """Decode a lattice."""
         with torch.no_grad():
-            outputs = torch.cat([self._outputs_at(part) for part in points.split(self._chunk_size)])
+            outputs = self._outputs_at(points)
+            if not bool(outputs.isfinite().all()):
+                raise self._diverged("the decoder's output is not finite")
             return atlas.chart(self.likelihood_, outputs, points)
 
     def _check_parameters(self):
@@ -363,8 +365,7 @@ class QLVMEmbedding(LatentModel):
             )
         _validation.check_integer("n_points", self.n_points, alternative="auto")
         _validation.check_integer("n_points_eval", self.n_points_eval, alternative="auto")
-        _validation.check_option("embedding", self.embedding, _readouts.READOUTS)
-        _validation.check_option("output", self.output, _readouts.OUTPUTS)
+        _readouts.check(self)
 
     def _parts(self, x):
         return {"decoder": self._start_decoder(x.shape[1]), "likelihood": self._start_likelihood(x)}
@@ -389,10 +390,11 @@ class QLVMEmbedding(LatentModel):
         points = lattices.lattice(self.n_components, n_points)
         self.lattice_ = points.numpy()
         self._atlas = self._decode(points)
+        vars(self).pop("noise_variance_", None)
         if hasattr(self.likelihood_, "noise_variance"):
             noise = self.likelihood_.noise_variance().detach().cpu().numpy()
             self.noise_variance_ = noise if noise.ndim else float(noise)
         with torch.no_grad():
-            weights = posteriors.responsibilities(self._atlas.table(self.likelihood_, x))
+            weights = posteriors.responsibilities(self._atlas.relative(self.likelihood_, x))
             effective = float(posteriors.effective_points(weights).median())
         _validation.warn_if_coarse(effective, n_points)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ._validation import check_integer, check_option
 from .engine import networks, posteriors
 
 READOUTS = {
@@ -10,6 +11,13 @@ READOUTS = {
     "local": posteriors.local_mean,
 }
 OUTPUTS = ("turns", "cartesian", "moments")
+
+
+def check(model):
+    """Raise unless a model's parameters of reading out are known; they may be set after the fit."""
+    check_option("embedding", model.embedding, READOUTS)
+    check_option("output", model.output, OUTPUTS)
+    check_integer("harmonic_order", model.harmonic_order, alternative="auto")
 
 
 def n_columns(output, n_components, order):
@@ -28,8 +36,9 @@ def embed(weights, points, embedding, output, order):
 
 
 def turns(Z, output, n_components):
-    """Coordinates in turns of what `embed` returned; of the moments, the first harmonics say where a row lies."""
-    if output == "turns":
-        return Z
-    half = Z.shape[1] // 2
-    return np.arctan2(Z[:, half : half + n_components], Z[:, :n_components]) / (2 * np.pi)
+    """Coordinates in [0, 1) of what `embed` returned; of the moments, the first harmonics say where a row lies."""
+    z = Z.astype(np.float64)
+    if output != "turns":
+        half = Z.shape[1] // 2
+        z = np.arctan2(z[:, half : half + n_components], z[:, :n_components]) / (2 * np.pi)
+    return (z % 1).astype(Z.dtype)

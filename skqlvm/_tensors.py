@@ -16,7 +16,7 @@ class Rows:
     def __init__(self, X, device):
         self.X, self.device = X, device
         fits = device.type != "cpu" and X.nbytes <= _RESIDENT_BYTES
-        self.resident = torch.tensor(X, device=device) if fits else None
+        self.resident = as_tensor(X, device) if fits else None
 
     def __getitem__(self, rows):
         """Return the rows of an integer tensor in rising order, so that a file is read forwards."""
@@ -26,9 +26,8 @@ class Rows:
 
 
 def as_tensor(X, device):
-    """Return an array as a tensor on a device; copied if it may not be written to, as torch insists."""
-    X = np.asarray(X)
-    return (torch.from_numpy(X) if X.flags.writeable else torch.tensor(X)).to(device)
+    """Return an array as a tensor on a device; copied if it is read-only or has strides that torch cannot take."""
+    return torch.from_numpy(np.require(X, requirements=["C", "A", "W"])).to(device)
 
 
 def resolve_device(device):
@@ -37,7 +36,7 @@ def resolve_device(device):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         resolved = torch.device(device)
-        torch.empty(1, device=resolved)
+        torch.zeros(1, dtype=torch.float64, device=resolved).item()
     except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
         available = ["auto", "cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         raise ValueError(f"device expects one that is available here, such as {available}, but got {device!r}.") from error
@@ -54,5 +53,8 @@ def seeded(seed, device):
     """Seed torch's global generators for what draws from them (initialisation, dropout), and restore them."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield

@@ -7,12 +7,19 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 
+from .engine.likelihoods import Likelihood
+
+_ROUNDING = 1e-6
+"""Distance outside a support that is forgiven: MinMaxScaler may return 1.0000000000000002."""
+
 _FEWEST_POINTS = 1.2
 """Effective points under which a posterior is narrower than the lattice that should resolve it."""
 
 
 def check_option(name, value, options, *, or_callable=False):
-    """Raise unless value is one of the options, or a callable where that is allowed."""
+    """Raise unless value is one of the options, or a callable that is no module where that is allowed."""
+    if isinstance(value, torch.nn.Module):
+        raise TypeError(f"{name} expects a factory that makes a new module for each fit, but got an instance of {type(value).__name__}.")
     if or_callable and callable(value):
         return
     if not isinstance(value, str) or value not in options:
@@ -52,7 +59,7 @@ def check_hidden_layer_sizes(value):
 
 def check_image_shape(image_shape, n_features):
     """Raise unless (channels, height, width) has as many values as a row."""
-    if image_shape is None or len(image_shape) != 3:
+    if not isinstance(image_shape, (tuple, list, np.ndarray)) or len(image_shape) != 3:
         raise ValueError(
             f"decoder='conv' expects image_shape=(channels, height, width), but got {image_shape!r}. Give the shape of a row's image."
         )
@@ -66,20 +73,20 @@ def check_noise_variance(value):
     """Raise unless value is a name or a positive number."""
     if isinstance(value, str):
         check_option("noise_variance", value, ("spherical", "diagonal"))
-    else:
-        check_number("noise_variance", value, open_minimum=True)
+    elif isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < float("inf"):
+        raise ValueError(f"noise_variance expects 'spherical', 'diagonal' or a positive number, but got {value!r}.")
 
 
 def check_support(likelihood, X, support):
-    """Raise unless all of X lies in the likelihood's support."""
+    """Raise unless all of X lies in the likelihood's support, give or take what rounding does to rescaled data."""
     low, high = support
     if np.isinf(low) and np.isinf(high):
         return
     smallest, largest = X.min(), X.max()
-    if smallest < low or largest > high:
-        end, value = ("minimum", smallest) if smallest < low else ("maximum", largest)
+    if smallest < low - _ROUNDING or largest > high + _ROUNDING:
+        end, value = ("minimum", smallest) if smallest < low - _ROUNDING else ("maximum", largest)
         raise ValueError(
-            f"likelihood={likelihood!r} expects X in [{low:g}, {high:g}], but got a {end} of {value:g}. "
+            f"likelihood={likelihood!r} expects X in [{low:g}, {high:g}], but got a {end} of {value:.9g}. "
             "Rescale X, as MinMaxScaler(clip=True) does, or use likelihood='gaussian'."
         )
 
@@ -89,13 +96,35 @@ def check_decoder(decoder, n_components, n_outputs):
     if not isinstance(decoder, torch.nn.Module) or not any(p.requires_grad for p in decoder.parameters()):
         raise TypeError(f"decoder expects a factory of torch modules with parameters to train, but it made {decoder!r}.")
     like = next(decoder.parameters())
-    with torch.no_grad():
-        shape = tuple(decoder(like.new_zeros((2, n_components))).shape)
+    try:
+        with torch.no_grad():
+            shape = tuple(decoder(like.new_zeros((2, n_components))).shape)
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ValueError(
+            f"decoder expects modules that map tensors of shape (m, {n_components}) to tensors, but it failed: {error}"
+        ) from error
     if shape != (2, n_outputs):
         raise ValueError(
             f"decoder expects modules that map {(2, n_components)} to {(2, n_outputs)}, but the output is {shape}. "
             f"Make its last layer {n_outputs} wide."
         )
+
+
+def check_likelihood(likelihood, n_features):
+    """Raise unless a factory made a likelihood of so many features."""
+    if not isinstance(likelihood, Likelihood):
+        raise TypeError(f"likelihood expects a factory of skqlvm.engine.likelihoods.Likelihood, but it made {likelihood!r}.")
+    if likelihood.loc.numel() != n_features:
+        raise ValueError(
+            f"likelihood expects a factory f(n_features), but for {n_features} it made one of {likelihood.loc.numel()} features."
+        )
+
+
+def check_unchanged(before, now):
+    """Raise if a parameter that shapes the model has changed since the fit that is to be continued."""
+    for name, value in now.items():
+        if value is not before[name] and repr(value) != repr(before[name]):
+            raise ValueError(f"{name}={value!r} cannot continue a fit that had {name}={before[name]!r}. Fit anew, with warm_start=False.")
 
 
 def warn_if_coarse(effective, n_points):

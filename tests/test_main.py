@@ -51,6 +51,7 @@ def test_own_file_gets_coordinates_and_nats(kind, X, tmp_path, capsys):
         ("rows.txt", "1 2", "--data expects a file that ends in one of"),
         ("missing.npy", None, "No such file"),
         ("rows.csv", "a,b\n1,2\n3,x\n", "could not convert string 'x'"),
+        ("rows.csv", "1.0,,3\n4,5,6\n", "could not convert string ''"),
         ("rows.csv", "1,2\n3,nan\n", "Input X contains NaN"),
         ("rows.csv", "1,2\n", "minimum of 2 is required"),
     ],
@@ -68,6 +69,13 @@ def test_folder_of_the_result_is_checked_before_the_fit(X, tmp_path, capsys):
     np.save(tmp_path / "rows.npy", X)
     assert main(["--data", str(tmp_path / "rows.npy"), "--out", str(tmp_path / "nowhere" / "map.csv")]) == 2
     assert "--out expects a file in a folder that exists" in capsys.readouterr().err
+
+
+def test_csv_with_a_byte_order_mark_keeps_its_first_row(X, tmp_path, capsys):
+    path = tmp_path / "rows.CSV"
+    path.write_text("\ufeff" + "\n".join(",".join(map(str, row)) for row in X.tolist()), encoding="utf-8")
+    assert main(["--data", str(path), "--out", str(tmp_path / "map.csv")]) == 0
+    assert capsys.readouterr().out.startswith("29 rows of 6 features")
 
 
 def test_picture_is_drawn(tmp_path):

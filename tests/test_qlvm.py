@@ -452,3 +452,80 @@ def test_constant_columns_and_offsets_do_no_harm(X):
 
 def test_evaluation_lattice_is_the_named_one(model):
     np.testing.assert_array_equal(model.lattice_, lattices.lattice(2, 233).numpy())
+
+
+def test_any_strides_and_dtypes_are_read(model, X):
+    expected = model.transform(X)
+    for view in (np.asfortranarray(X), np.repeat(X, 2, axis=1)[:, ::2], X[::-1][::-1], [list(row) for row in X], X.astype(object)):
+        np.testing.assert_allclose(model.transform(view), expected, atol=1e-12)
+    np.testing.assert_allclose(model.transform(X[::-1]), expected[::-1], atol=1e-12)
+    np.testing.assert_allclose(model.inverse_transform(expected[::-1]), model.inverse_transform(expected)[::-1], atol=1e-6)
+
+
+def test_large_angles_and_far_rows_stay_meaningful(model, X):
+    Z = model.transform(X)
+    np.testing.assert_allclose(model.inverse_transform(Z + 2.0**20), model.inverse_transform(Z), atol=1e-4)
+    assert np.isfinite(model.transform((X * 1e25).astype(np.float32))).all()
+
+
+def test_noise_variance_of_an_earlier_likelihood_is_forgotten(X):
+    model = small().fit(X)
+    model.set_params(likelihood="bernoulli").fit(MinMaxScaler().fit_transform(X))
+    assert not hasattr(model, "noise_variance_")
+
+
+class InterruptedLater(nn.Module):
+    """A decoder that the user interrupts at a chosen use."""
+
+    interrupt_at = 0
+
+    def __init__(self, k, d):
+        super().__init__()
+        self.inner, self.uses = networks.MLPDecoder(k, d, (5,), 1), 0
+
+    def forward(self, z):
+        self.uses += self.training
+        if self.training and self.uses == InterruptedLater.interrupt_at:
+            raise KeyboardInterrupt
+        return self.inner(z)
+
+
+def test_partial_fit_goes_on_with_other_rows_after_an_interrupt(X, monkeypatch):
+    model = small(decoder=InterruptedLater, batch_size=8).partial_fit(X[:40])
+    monkeypatch.setattr(InterruptedLater, "interrupt_at", model.decoder_.uses + 5)
+    with pytest.warns(UserWarning, match="interrupted"):
+        model.partial_fit(X[:40])
+    assert model.partial_fit(X[:10]).n_iter_ == 3
+
+
+def test_interrupt_before_the_first_step_leaves_nothing(X, monkeypatch):
+    monkeypatch.setattr(InterruptedLater, "interrupt_at", 2)
+    model = small(decoder=InterruptedLater)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X)
+    assert not hasattr(model, "n_iter_")
+
+
+def test_divergence_in_the_last_step_is_noticed(X):
+    with pytest.raises(FloatingPointError, match="Training diverged: the decoder's output is not finite"):
+        small(learning_rate=1e38, max_iter=1, validation_fraction=0).fit(X)
+
+
+class ThroughNormal(nn.Module):
+    """A linear map of the normal quantiles of the coordinates: a user's own basis."""
+
+    def __init__(self, k, d):
+        super().__init__()
+        self.idle = nn.Parameter(torch.zeros(()))
+        self.register_buffer("weight", torch.tensor([[1, 0.3], [0.2, 0.8], [-0.5, 0.4]]))
+        self.register_buffer("bias", torch.tensor([0.1, -0.2, 0.3]))
+
+    def forward(self, z):
+        return torch.special.ndtri(z.clamp(1e-4, 1 - 1e-4)) @ self.weight.T + self.bias + 0 * self.idle
+
+
+def test_normal_prior_by_a_decoder_of_ones_own_equals_the_linear_gaussian():
+    model = QLVMEmbedding(decoder=ThroughNormal, likelihood=lambda d: Plain(d, 0.2), max_iter=1).fit(np.zeros((3, 3)))
+    nats, std = model.score_samples([[0.5, 0.1, 0.2], [2.0, 1.0, -1.0]], return_std=True)
+    np.testing.assert_allclose(nats, [-2.25920, -5.30775], atol=1e-3)
+    assert std.max() < 1e-3

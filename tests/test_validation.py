@@ -7,6 +7,7 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from skqlvm import QLVMEmbedding
+from skqlvm.engine import likelihoods
 
 TINY = {"n_points": 13, "n_points_eval": 34, "hidden_layer_sizes": (5,), "harmonic_order": 1, "max_iter": 1, "random_state": 0}
 
@@ -47,11 +48,14 @@ class Untouchable(nn.Module):
         ({"likelihood": "poisson"}, ValueError, r"likelihood expects one of \['bernoulli', 'gaussian'\] or a callable, but got 'poisson'"),
         ({"decoder": "transformer"}, ValueError, r"decoder expects one of \['conv', 'mlp'\] or a callable, but got 'transformer'"),
         ({"noise_variance": "full"}, ValueError, r"noise_variance expects one of \['diagonal', 'spherical'\], but got 'full'"),
-        ({"noise_variance": 0}, ValueError, r"noise_variance expects a number in \(0, inf\), but got 0"),
+        ({"noise_variance": 0}, ValueError, "noise_variance expects 'spherical', 'diagonal' or a positive number, but got 0"),
         ({"embedding": "median"}, ValueError, r"embedding expects one of \['local', 'mean', 'mode'\], but got 'median'"),
         ({"output": "radians"}, ValueError, r"output expects one of \['cartesian', 'moments', 'turns'\], but got 'radians'"),
         ({"matmul_precision": "low"}, ValueError, r"matmul_precision expects one of \['high', 'highest', 'medium'\], but got 'low'"),
         ({"device": "abacus"}, ValueError, r"device expects one that is available here, such as \['auto', 'cpu'.*\], but got 'abacus'"),
+        ({"device": "meta"}, ValueError, "device expects one that is available here, .* but got 'meta'"),
+        ({"decoder": nn.Linear(2, 3)}, TypeError, "decoder expects a factory .* but got an instance of Linear"),
+        ({"likelihood": likelihoods.Bernoulli(3)}, TypeError, "likelihood expects a factory .* but got an instance of Bernoulli"),
         ({"device": 7.5}, ValueError, r"device expects one that is available here, .* but got 7.5"),
     ],
 )
@@ -113,6 +117,7 @@ def test_decoder_factory_is_checked_before_training(X):
 @pytest.mark.parametrize(
     ("image_shape", "message"),
     [
+        (5, r"decoder='conv' expects image_shape=\(channels, height, width\), but got 5"),
         (None, r"decoder='conv' expects image_shape=\(channels, height, width\), but got None"),
         ((3, 1), r"expects image_shape=\(channels, height, width\), but got \(3, 1\)"),
         ((1, 2, 2), r"image_shape=\(1, 2, 2\) has 4 values, but the rows of X have 3 features"),
@@ -141,3 +146,30 @@ def test_queries_check_that_there_is_a_fit_and_that_features_agree(X):
     with pytest.raises(ValueError, match="X has 2 features"):
         model.set_params(embedding="mode", warm_start=True).fit(X[:, :2])
     assert model.transform(X).shape == (11, 2)
+
+
+def test_likelihood_factory_is_checked_before_training(X):
+    with pytest.raises(TypeError, match="likelihood expects a factory of .*Likelihood, but it made None"):
+        QLVMEmbedding(**TINY, likelihood=lambda d: None).fit(X)
+    with pytest.raises(ValueError, match="for 3 it made one of 7 features"):
+        QLVMEmbedding(**TINY, likelihood=lambda d: likelihoods.Gaussian(7)).fit(X)
+
+
+def test_decoder_that_fails_is_named(X):
+    with pytest.raises(ValueError, match=r"decoder expects modules that map tensors of shape \(m, 2\) to tensors, but it failed"):
+        QLVMEmbedding(**{**TINY, "decoder": lambda k, d: nn.Linear(5, d)}).fit(X)
+
+
+@pytest.mark.parametrize("change", [{"n_components": 1}, {"likelihood": "bernoulli"}, {"hidden_layer_sizes": (7,)}])
+def test_continuing_with_another_architecture_is_refused(change, X):
+    model = QLVMEmbedding(**TINY, warm_start=True).fit(X)
+    model.set_params(**change)
+    for fit in (model.fit, model.partial_fit):
+        with pytest.raises(ValueError, match=rf"{next(iter(change))}=.* cannot continue a fit that had"):
+            fit(X)
+    assert model.set_params(warm_start=False).fit(X).transform(X).shape == (11, model.n_components)
+
+
+def test_rounding_of_rescaled_data_is_forgiven():
+    X = np.array([[0.0, 1.0 + 4e-16], [-3e-17, 0.5]])
+    assert np.isfinite(QLVMEmbedding(**TINY, likelihood="bernoulli").fit(X).score_samples(X)).all()

@@ -46,14 +46,21 @@ class Atlas(NamedTuple):
         directions = None if self.directions is None else self.directions.cpu()
         return Atlas(self.points.cpu(), self.coordinates.cpu(), directions, self.center.cpu(), self.log_normalizer.cpu())
 
-    def table(self, likelihood: Likelihood, x: Tensor) -> Tensor:
-        """Return log p(x_i | z_j) in nats, in the dtype of x: x (n, d) -> (n, m)."""
+    def relative(self, likelihood: Likelihood, x: Tensor) -> Tensor:
+        """Return log p(x_i | z_j) less `offset`, in the dtype of x: all that a posterior needs, x (n, d) -> (n, m)."""
         statistics = likelihood.statistics(x)
         with matmul_precision("highest"):
             reduced = statistics if self.directions is None else statistics @ self.directions.to(x).T
-            products = reduced @ self.coordinates.to(x).T
-            offset = statistics @ self.center.to(x) + likelihood.log_base(x)
-        return products.add_(offset[:, None]).sub_(self.log_normalizer.to(x))
+            return torch.addmm(-self.log_normalizer.to(x), reduced, self.coordinates.to(x).T)
+
+    def offset(self, likelihood: Likelihood, x: Tensor) -> Tensor:
+        """Return what log p(x_i | z_j) owes to the row alone, in nats: x (n, d) -> (n,)."""
+        with matmul_precision("highest"):
+            return likelihood.statistics(x) @ self.center.to(x) + likelihood.log_base(x)
+
+    def table(self, likelihood: Likelihood, x: Tensor) -> Tensor:
+        """Return log p(x_i | z_j) in nats, in the dtype of x: x (n, d) -> (n, m)."""
+        return self.relative(likelihood, x) + self.offset(likelihood, x)[:, None]
 
 
 def chart(likelihood: Likelihood, outputs: Tensor, points: Tensor) -> Atlas:

@@ -52,7 +52,10 @@ class TorusBasis(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Map turns of shape (..., n_components) to features of shape (..., n_features)."""
-        angles = 2 * pi * (z[..., None, :] * self.harmonics.to(z)).sum(-1)
+        turns = z[..., :1] * self.harmonics[:, 0].to(z)
+        for i in range(1, z.shape[-1]):  # a matrix product might round positions, and a sum over so short an axis is slow
+            turns = turns + z[..., i : i + 1] * self.harmonics[:, i].to(z)
+        angles = 2 * pi * turns
         return torch.cat([angles.cos(), angles.sin()], -1) * self.scales.to(z)
 
 

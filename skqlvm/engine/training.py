@@ -147,6 +147,8 @@ def train(
                     if report is not None:
                         report(state)
     except KeyboardInterrupt:
+        if state.step == 0:
+            raise
         message = f"Training was interrupted at step {state.step} of {settings.n_steps}; the best weights so far are kept."
         warnings.warn(message, UserWarning, stacklevel=2)
         last = settings.n_steps
