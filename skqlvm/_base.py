@@ -20,7 +20,7 @@ DECODERS = {"conv": networks.ConvDecoder, "mlp": networks.MLPDecoder}
 _ARCHITECTURE = ("n_components", "likelihood", "noise_variance", "decoder", "hidden_layer_sizes", "harmonic_order", "image_shape")
 PRECISIONS = ("highest", "high", "medium")
 
-_AUTO_STEPS, _AUTO_PASSES = 3000, 50
+_AUTO_STEPS, _AUTO_PASSES = 2500, 50
 _HIGHEST_ORDER, _MOST_HARMONICS, _ROWS_PER_HARMONIC = 14, 210, 25
 _RECORDS = 60
 _LARGEST_START, _LARGEST_VALIDATION, _LARGEST_FINISH = 10_000, 2_000, 500

@@ -46,7 +46,7 @@ class QLVMEmbedding(LatentModel):
     image_shape : tuple of int, optional
         (channels, height, width) of a row, for ``decoder="conv"``.
     max_iter : int or "auto", default="auto"
-        Passes over the data. "auto" is 50 passes but at most 3000 steps of the optimiser, so that the cost of a fit does not grow with the
+        Passes over the data. "auto" is 50 passes but at most 2500 steps of the optimiser, so that the cost of a fit does not grow with the
         number of rows once there are many.
     batch_size : int, default=128
         Rows a step.
