@@ -137,8 +137,8 @@ class Gaussian(Likelihood):
         self.fixed = None if isinstance(noise_variance, str) else float(noise_variance)
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
         if self.fixed is None:
-            shape = (n_features,) if noise_variance == "diagonal" else ()
-            self.slow_log_noise = nn.Parameter(torch.full(shape, log(_START) / _SPEED))
+            shape, self.speed = (n_features,) if noise_variance == "diagonal" else (), _SPEED
+            self.slow_log_noise = nn.Parameter(torch.full(shape, log(_START) / self.speed))
 
     def start(self, x: Tensor) -> None:
         variance = x.double().var(0, correction=0).mean()
@@ -152,7 +152,7 @@ class Gaussian(Likelihood):
     def _relative_noise(self) -> Tensor:
         if self.fixed is not None:
             return self.fixed / self.scale**2
-        return self.floor + (_SPEED * self.slow_log_noise.double()).exp()
+        return self.floor + (self.speed * self.slow_log_noise.double()).exp()
 
     def statistics(self, x: Tensor) -> Tensor:
         return (x - self.loc.to(x)) / self.scale.to(x)
