@@ -9,11 +9,11 @@ _PUBLIC = {"QLVMEmbedding": "._qlvm"}
 __all__ = ["QLVMEmbedding", "__version__"]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> object:
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted([*globals(), *_PUBLIC])
