@@ -24,8 +24,8 @@ _AUTO_STEPS, _AUTO_PASSES = 2500, 50
 _HIGHEST_ORDER, _MOST_HARMONICS, _ROWS_PER_HARMONIC = 14, 210, 25
 _RECORDS = 60
 _LARGEST_START, _LARGEST_VALIDATION, _LARGEST_FINISH = 10_000, 2_000, 500
-_CHUNK_BYTES = 2**26
-"""Size of the table of log-likelihoods that a query holds at a time."""
+_CHUNK_BYTES = 2**24
+"""Size of the table of log-likelihoods that a query holds at a time; small enough to stay in a processor's cache."""
 
 
 class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):

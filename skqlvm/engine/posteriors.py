@@ -54,7 +54,7 @@ def mean_direction(weights: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         Between 0 (no concentration) and 1 (a point).
     """
     angles = 2 * pi * points
-    cos, sin = weights @ angles.cos(), weights @ angles.sin()
+    cos, sin = (weights @ torch.cat([angles.cos(), angles.sin()], 1)).chunk(2, 1)
     return lattices.wrap(torch.atan2(sin, cos) / (2 * pi)), torch.hypot(cos, sin)
 
 
