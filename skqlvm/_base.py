@@ -17,10 +17,13 @@ from .engine import likelihoods, networks, training
 
 LIKELIHOODS = {"bernoulli": likelihoods.Bernoulli, "gaussian": likelihoods.Gaussian}
 DECODERS = {"conv": networks.ConvDecoder, "mlp": networks.MLPDecoder}
-_ARCHITECTURE = ("n_components", "likelihood", "noise_variance", "decoder", "hidden_layer_sizes", "harmonic_order", "image_shape")
 PRECISIONS = ("highest", "high", "medium")
 
+_ARCHITECTURE = ("n_components", "likelihood", "noise_variance", "decoder", "hidden_layer_sizes", "harmonic_order", "image_shape")
+
 _AUTO_STEPS, _AUTO_PASSES = 2500, 50
+"""Budget of a fit whose max_iter is "auto": the smaller of the two, chosen with benchmarks/bench_defaults.py."""
+
 _HIGHEST_ORDER, _MOST_HARMONICS, _ROWS_PER_HARMONIC = 14, 210, 25
 _RECORDS = 60
 _LARGEST_START, _LARGEST_VALIDATION, _LARGEST_FINISH = 10_000, 2_000, 500
