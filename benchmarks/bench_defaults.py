@@ -16,7 +16,7 @@ from sklearn.datasets import load_wine, make_swiss_roll
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
-from skqlvm import QLVMEmbedding, _base
+from skqlvm import QLVMEmbedding
 from skqlvm.engine import likelihoods, networks
 
 CONSTANTS = {
@@ -25,10 +25,10 @@ CONSTANTS = {
     "start": (networks, "_START"),
     "noise_start": (likelihoods, "_START"),
     "noise_speed": (likelihoods, "_SPEED"),
-    "auto_passes": (_base, "_AUTO_PASSES"),
-    "auto_steps": (_base, "_AUTO_STEPS"),
+    "auto_passes": (QLVMEmbedding, "_auto_passes"),
+    "auto_steps": (QLVMEmbedding, "_auto_steps"),
 }
-"""Constants of the package that are not parameters, by the name used here."""
+"""Constants of the package that are not parameters, by the name used here: an owner and an attribute."""
 
 CHANGES = [
     {},

@@ -4,9 +4,9 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-_PUBLIC = {"QLVMEmbedding": "._qlvm"}
+_PUBLIC = {"IWAEEmbedding": "._vae", "QLVMEmbedding": "._qlvm", "VAEEmbedding": "._vae"}
 
-__all__ = ["QLVMEmbedding", "__version__"]
+__all__ = ["IWAEEmbedding", "QLVMEmbedding", "VAEEmbedding", "__version__"]
 
 
 def __getattr__(name: str) -> object:

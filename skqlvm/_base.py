@@ -1,7 +1,6 @@
 """What the estimators share: checks, the template of a fit, progress, pickling, queries by chunks of rows."""
 
 import copy
-import sys
 from contextlib import contextmanager
 from functools import partial
 
@@ -12,17 +11,13 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Density
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from . import _validation
+from ._progress import Progress
 from ._tensors import Rows, as_tensor, random_seed, resolve_device, seeded
 from .engine import likelihoods, networks, training
 
 LIKELIHOODS = {"bernoulli": likelihoods.Bernoulli, "gaussian": likelihoods.Gaussian}
 DECODERS = {"conv": networks.ConvDecoder, "mlp": networks.MLPDecoder}
 PRECISIONS = ("highest", "high", "medium")
-
-_ARCHITECTURE = ("n_components", "likelihood", "noise_variance", "decoder", "hidden_layer_sizes", "harmonic_order", "image_shape")
-
-_AUTO_STEPS, _AUTO_PASSES = 2500, 50
-"""Budget of a fit whose max_iter is "auto": the smaller of the two, chosen with benchmarks/bench_defaults.py."""
 
 _HIGHEST_ORDER, _MOST_HARMONICS, _ROWS_PER_HARMONIC = 14, 210, 25
 _RECORDS = 60
@@ -34,10 +29,61 @@ _CHUNK_BYTES = 2**24
 class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):
     """Base of the estimators. A fit builds `_parts`, trains them on an `_objective` and derives the rest in `_finish`.
 
-    ``_parts(x)`` returns a dict of modules, "decoder" and "likelihood" among them, for a sample of the data; ``_objective(module, x)``
-    returns the loss, a function of a batch and a generator (None for a loss without randomness), for batches like x; ``_finish(x)`` makes
-    what queries need. Modules are float32, on the device of the fit, and on the processor once unpickled.
+    ``_check_parameters()`` raises what is wrong with them; ``_prior(n_components)`` returns the prior; ``_parts(x)`` returns a dict of
+    modules, "decoder" and "likelihood" among them, for a sample of the data; ``_objective(module, x)`` returns the loss, a function of a
+    batch and a generator (None for one that is the same each time), for batches like x; ``_finish(x)`` makes what queries need. Modules
+    are float32, on the device of the fit, and on the processor once unpickled.
     """
+
+    _architecture_names = ("n_components", "likelihood", "noise_variance", "decoder", "hidden_layer_sizes", "harmonic_order", "image_shape")
+    """Parameters that shape the modules: they cannot change between fits that continue each other."""
+
+    _auto_steps, _auto_passes = 2500, 50
+    """Budget of a fit whose max_iter is "auto": the smaller of the two, chosen with benchmarks/bench_defaults.py."""
+
+    def fit(self, X, y=None):
+        """Fit the model to X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            May be a memory map; only batches of it are read at a time.
+        y : ignored
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        FloatingPointError
+            If training diverges.
+        """
+        with all_or_nothing(self):
+            self._check_parameters()
+            earlier = self._earlier() if self.warm_start else None
+            X = self._validated(X, reset=earlier is None)
+            return self._fit(X, earlier, one_cycle=True)
+
+    def partial_fit(self, X, y=None):
+        """Make one pass over X, at a constant step size of a quarter of `learning_rate`, from the weights there are.
+
+        Location and scale of the likelihood stay those of the first call; no rows are held out.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : ignored
+
+        Returns
+        -------
+        self
+        """
+        with all_or_nothing(self):
+            self._check_parameters()
+            earlier = self._earlier()
+            X = self._validated(X, reset=earlier is None)
+            return self._fit(X, earlier, one_cycle=False)
 
     @property
     def decoder_(self):
@@ -119,13 +165,17 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         self.history_ = state.history
         self.n_iter_ = -(-state.step // self._n_batches(trained)) if one_cycle else n_earlier + 1
         self._fit_dtype = X.dtype
+        vars(self).pop("noise_variance_", None)
+        if hasattr(self.likelihood_, "noise_variance"):
+            noise = self.likelihood_.noise_variance().detach().cpu().numpy()
+            self.noise_variance_ = noise if noise.ndim else float(noise)
         self._finish(rows[order[:_LARGEST_FINISH]])
         return self
 
     def _settings(self, n_batches, one_cycle, state):
         """How to train, from the parameters; a pass at a constant step size goes on from a state."""
         if one_cycle:
-            n_steps = min(_AUTO_STEPS, _AUTO_PASSES * n_batches) if self.max_iter == "auto" else self.max_iter * n_batches
+            n_steps = min(self._auto_steps, self._auto_passes * n_batches) if self.max_iter == "auto" else self.max_iter * n_batches
         else:
             n_steps = n_batches + (0 if state is None else state.step)
         return training.Settings(
@@ -185,8 +235,8 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         return module, state
 
     def _architecture(self):
-        """The parameters that shape the modules."""
-        return {name: getattr(self, name) for name in _ARCHITECTURE}
+        """What the modules are shaped by."""
+        return {name: getattr(self, name) for name in self._architecture_names}
 
     def _start_likelihood(self, x):
         """Build the likelihood at a sample x of the data."""
@@ -212,7 +262,7 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
                 _validation.check_image_shape(self.image_shape, n_features)
                 settings["image_shape"] = tuple(self.image_shape)
             decoder = DECODERS[self.decoder](self.n_components, n_features, **settings)
-        _validation.check_decoder(decoder, self.n_components, n_features)
+        _validation.check_module("decoder", decoder, self.n_components, n_features)
         return decoder
 
     @property
@@ -225,6 +275,37 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         with torch.no_grad():
             parts = [function(as_tensor(X[start : start + size], self._device)).cpu().numpy() for start in range(0, len(X), size)]
         return np.concatenate(parts)
+
+    def _outputs_at(self, z):
+        """Decode points of any dtype."""
+        return self.decoder_(z.to(next(self.decoder_.parameters())))
+
+    def _decoded_mean(self, z):
+        return self.likelihood_.mean(self._outputs_at(z).to(z.dtype))
+
+    def sample(self, n_samples=1, random_state=None):
+        """Draw from the model: z from the prior, then x from p(x | z).
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+        random_state : int, RandomState or None, default=None
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+        """
+        check_is_fitted(self)
+        _validation.check_integer("n_samples", n_samples)
+        generator = torch.Generator().manual_seed(random_seed(random_state))
+        n_components = self._built_with["n_components"]
+        u = torch.rand((n_samples, n_components), dtype=torch.float64, generator=generator)
+
+        def draw(z):
+            return self.likelihood_.sample(self._outputs_at(z).to(z), generator)
+
+        z = self._prior(n_components).quantile(u).numpy()
+        return self._over_rows(z, draw, 16 * self.n_features_in_).astype(self._fit_dtype)
 
     def score(self, X, y=None):
         """Return the mean of `score_samples` over the rows of X, in nats.
@@ -258,36 +339,3 @@ def all_or_nothing(estimator):
         vars(estimator).clear()
         vars(estimator).update(before)
         raise
-
-
-class Progress:
-    """A progress line on stderr: tqdm's where it is installed, else one line a record; nothing unless verbose."""
-
-    def __init__(self, n_steps, verbose, name):
-        self.n_steps, self.verbose, self.name, self.bar = n_steps, verbose, name, None
-
-    def __enter__(self):
-        if self.verbose:
-            try:
-                from tqdm import tqdm
-
-                self.bar = tqdm(total=self.n_steps, desc=self.name, unit="step", file=sys.stderr)
-            except ImportError:
-                pass
-        return self
-
-    def __exit__(self, *exception):
-        if self.bar is not None:
-            self.bar.close()
-
-    def __call__(self, state):
-        """Show where the training stands."""
-        if not self.verbose:
-            return
-        nats, held_out = -state.history["loss"][-1], -state.history["validation_loss"][-1]
-        text = f"nats {nats:.2f}" + ("" if held_out != held_out else f", held out {held_out:.2f}")
-        if self.bar is not None:
-            self.bar.set_postfix_str(text)
-            self.bar.update(state.step - self.bar.n)
-        else:
-            sys.stderr.write(f"{self.name}: step {state.step} of {self.n_steps}, {text}\n")

@@ -5,9 +5,9 @@ import torch
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from . import _readouts, _validation
-from ._base import LatentModel, all_or_nothing
-from ._tensors import as_tensor, random_seed
-from .engine import atlas, lattices, objectives, posteriors
+from ._base import LatentModel
+from ._tensors import as_tensor
+from .engine import atlas, lattices, objectives, posteriors, priors
 
 _N_POINTS = {1: 233, 2: 987, 3: 2039}
 _N_POINTS_EVAL = {1: 2584, 2: 6765, 3: 8191}
@@ -156,50 +156,6 @@ class QLVMEmbedding(LatentModel):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X, y=None):
-        """Fit the decoder to X.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            May be a memory map; only batches of it are read at a time.
-        y : ignored
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        FloatingPointError
-            If training diverges.
-        """
-        with all_or_nothing(self):
-            self._check_parameters()
-            earlier = self._earlier() if self.warm_start else None
-            X = self._validated(X, reset=earlier is None)
-            return self._fit(X, earlier, one_cycle=True)
-
-    def partial_fit(self, X, y=None):
-        """Make one pass over X, at a constant step size of a quarter of `learning_rate`, from the weights there are.
-
-        Location and scale of the likelihood stay those of the first call; no rows are held out.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-        y : ignored
-
-        Returns
-        -------
-        self
-        """
-        with all_or_nothing(self):
-            self._check_parameters()
-            earlier = self._earlier()
-            X = self._validated(X, reset=earlier is None)
-            return self._fit(X, earlier, one_cycle=False)
-
     def transform(self, X):
         """Return where the rows of X lie on the torus.
 
@@ -292,28 +248,6 @@ class QLVMEmbedding(LatentModel):
         shifted = [self._nats(X, self._decode(lattices.shifted(self._atlas.points, shift))) for shift in shifts]
         return nats, np.std(shifted, axis=0, ddof=1)
 
-    def sample(self, n_samples=1, random_state=None):
-        """Draw from the model: z uniform on the torus, then x from p(x | z).
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-        random_state : int, RandomState or None, default=None
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_features)
-        """
-        check_is_fitted(self)
-        _validation.check_integer("n_samples", n_samples)
-        generator = torch.Generator().manual_seed(random_seed(random_state))
-        z = torch.rand((n_samples, self.lattice_.shape[1]), dtype=torch.float64, generator=generator).numpy()
-
-        def draw(z):
-            return self.likelihood_.sample(self._outputs_at(z).to(z), generator)
-
-        return self._over_rows(z, draw, 16 * self.n_features_in_).astype(self._fit_dtype)
-
     @property
     def _order(self):
         return self.harmonic_order_ if self.harmonic_order == "auto" else self.harmonic_order
@@ -342,11 +276,7 @@ class QLVMEmbedding(LatentModel):
 
     def _outputs_at(self, z):
         """Decode points of any dtype, in as many parts as training needed."""
-        like = next(self.decoder_.parameters())
-        return torch.cat([self.decoder_(part) for part in z.to(like).split(self._chunk_size)])
-
-    def _decoded_mean(self, z):
-        return self.likelihood_.mean(self._outputs_at(z).to(z.dtype))
+        return torch.cat([super(QLVMEmbedding, self)._outputs_at(part) for part in z.split(self._chunk_size)])
 
     def _decode(self, points):
         """Decode a lattice."""
@@ -366,6 +296,9 @@ class QLVMEmbedding(LatentModel):
         _validation.check_integer("n_points", self.n_points, alternative="auto")
         _validation.check_integer("n_points_eval", self.n_points_eval, alternative="auto")
         _readouts.check(self)
+
+    def _prior(self, n_components):
+        return priors.UniformTorus()
 
     def _parts(self, x):
         return {"decoder": self._start_decoder(x.shape[1]), "likelihood": self._start_likelihood(x)}
@@ -390,10 +323,6 @@ class QLVMEmbedding(LatentModel):
         points = lattices.lattice(self.n_components, n_points)
         self.lattice_ = points.numpy()
         self._atlas = self._decode(points)
-        vars(self).pop("noise_variance_", None)
-        if hasattr(self.likelihood_, "noise_variance"):
-            noise = self.likelihood_.noise_variance().detach().cpu().numpy()
-            self.noise_variance_ = noise if noise.ndim else float(noise)
         with torch.no_grad():
             weights = posteriors.responsibilities(self._atlas.relative(self.likelihood_, x))
             effective = float(posteriors.effective_points(weights).median())

@@ -57,11 +57,11 @@ def check_hidden_layer_sizes(value):
         check_integer("each entry of hidden_layer_sizes", size)
 
 
-def check_image_shape(image_shape, n_features):
+def check_image_shape(image_shape, n_features, user="decoder"):
     """Raise unless (channels, height, width) has as many values as a row."""
     if not isinstance(image_shape, (tuple, list, np.ndarray)) or len(image_shape) != 3:
         raise ValueError(
-            f"decoder='conv' expects image_shape=(channels, height, width), but got {image_shape!r}. Give the shape of a row's image."
+            f"{user}='conv' expects image_shape=(channels, height, width), but got {image_shape!r}. Give the shape of a row's image."
         )
     for size in image_shape:
         check_integer("each entry of image_shape", size)
@@ -91,21 +91,19 @@ def check_support(likelihood, X, support):
         )
 
 
-def check_decoder(decoder, n_components, n_outputs):
-    """Raise unless the module has parameters and maps points of shape (m, n_components) to outputs of shape (m, n_outputs)."""
-    if not isinstance(decoder, torch.nn.Module) or not any(p.requires_grad for p in decoder.parameters()):
-        raise TypeError(f"decoder expects a factory of torch modules with parameters to train, but it made {decoder!r}.")
-    like = next(decoder.parameters())
+def check_module(name, module, n_inputs, n_outputs):
+    """Raise unless a factory made a module with parameters that maps tensors of shape (m, n_inputs) to tensors of shape (m, n_outputs)."""
+    if not isinstance(module, torch.nn.Module) or not any(p.requires_grad for p in module.parameters()):
+        raise TypeError(f"{name} expects a factory of torch modules with parameters to train, but it made {module!r}.")
+    like = next(module.parameters())
     try:
         with torch.no_grad():
-            shape = tuple(decoder(like.new_zeros((2, n_components))).shape)
+            shape = tuple(module(like.new_zeros((2, n_inputs))).shape)
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise ValueError(
-            f"decoder expects modules that map tensors of shape (m, {n_components}) to tensors, but it failed: {error}"
-        ) from error
+        raise ValueError(f"{name} expects modules that map tensors of shape (m, {n_inputs}) to tensors, but it failed: {error}") from error
     if shape != (2, n_outputs):
         raise ValueError(
-            f"decoder expects modules that map {(2, n_components)} to {(2, n_outputs)}, but the output is {shape}. "
+            f"{name} expects modules that map {(2, n_inputs)} to {(2, n_outputs)}, but the output is {shape}. "
             f"Make its last layer {n_outputs} wide."
         )
 
@@ -133,6 +131,17 @@ def warn_if_coarse(effective, n_points):
         warnings.warn(
             f"The posterior of a typical row rests on {effective:.2f} of the {n_points} points of the evaluation lattice, so that "
             f"log-likelihoods are rough. Raise n_points_eval.",
+            UserWarning,
+            stacklevel=5,
+        )
+
+
+def warn_if_unsettled(change, tolerance, n_points):
+    """Warn if doubling the lattice up to so many points still changed log-likelihoods by more than the tolerance, in nats."""
+    if change > tolerance:
+        warnings.warn(
+            f"Log-likelihoods by quadrature still changed by {change:.2g} nats a row when the lattice was doubled to {n_points} points. "
+            "Use score_samples(X, method='importance').",
             UserWarning,
             stacklevel=5,
         )

@@ -352,7 +352,7 @@ def test_some_row_is_left_to_train_on():
 
 
 def test_auto_budget_stops_growing_with_the_rows(monkeypatch):
-    monkeypatch.setattr("skqlvm._base._AUTO_STEPS", 20)
+    monkeypatch.setattr(QLVMEmbedding, "_auto_steps", 20)
     X = np.random.default_rng(0).normal(size=(5000, 2))
     steps = [small(max_iter="auto", batch_size=10, n_iter_no_change=None).fit(X[:n]).history_["step"][-1] for n in (500, 5000)]
     assert steps == [20, 20]

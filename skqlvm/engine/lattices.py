@@ -23,6 +23,8 @@ PAPER_LATTICES = {
 }
 """The lattices used by arXiv 2601.18676, as (n_components, n_points, multiplier)."""
 
+_EXTENSIBLE = (1, 364981, 245389)
+
 _SEARCH_BUDGET = 200_000_000
 """Kernel evaluations that a search for a multiplier may spend (a few seconds)."""
 
@@ -134,6 +136,25 @@ def points(n_points: int, vector: tuple[int, ...], dtype: torch.dtype = torch.fl
 def lattice(n_components: int, n_points: int, dtype: torch.dtype = torch.float64) -> Tensor:
     """Return the default lattice of `n_points` points in turns, shape (n_points, n_components)."""
     return points(n_points, generating_vector(n_components, n_points), dtype)
+
+
+def nested(n_components: int, n_points: int) -> Tensor:
+    """Return a lattice in up to three dimensions whose size is a power of two and whose first half is the lattice of half the size.
+
+    One generating vector serves all sizes up to 2^20 (Hickernell, Kritzer, Kuo and Nuyens, Numerical Algorithms 59, 2012), at a P2 that is
+    about twice the best one for a size. Shift it where the origin, its first point, is no good.
+
+    Returns
+    -------
+    Tensor of shape (n_points, n_components)
+        In turns, float64.
+    """
+    if n_points & (n_points - 1) or n_points > 2**20:
+        raise ValueError(f"n_points expects a power of two up to 2^20, but got {n_points}.")
+    index = torch.zeros(1, dtype=torch.int64)
+    while len(index) < n_points:
+        index = torch.cat([index, index + n_points // (2 * len(index))])
+    return (index[:, None] * torch.tensor(_EXTENSIBLE[:n_components]) % n_points).to(torch.float64) / n_points
 
 
 def random_shift(n_components: int, generator: torch.Generator) -> Tensor:

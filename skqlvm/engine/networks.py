@@ -1,4 +1,7 @@
-"""Decoders: modules from torus coordinates in turns (..., k) to outputs (..., n_outputs), which own their basis."""
+"""Decoders, from latent points (m, k) to outputs (m, n_outputs), and encoders, from data (n, d) to the numbers that shape a proposal.
+
+Points on a torus are in turns, and the decoder owns their basis.
+"""
 
 from __future__ import annotations
 
@@ -83,21 +86,29 @@ def _harmonics(n_components: int, order: int) -> list[tuple[int, ...]]:
 
 
 class MLPDecoder(nn.Module):
-    """Torus basis, hidden layers with rectifiers, linear output; the output starts with mean zero and a moderate spread over the torus."""
+    """Hidden layers with rectifiers, linear output; the output starts with mean zero and a moderate spread over the latent space.
 
-    def __init__(self, n_components: int, n_outputs: int, hidden_layer_sizes: tuple[int, ...] = (256, 256), order: int = 6) -> None:
+    Parameters
+    ----------
+    n_components : int
+    n_outputs : int
+    hidden_layer_sizes : tuple of int
+    order : int or None
+        Of the torus basis under the layers; None for points of a Euclidean space, which need no basis.
+    """
+
+    def __init__(self, n_components: int, n_outputs: int, hidden_layer_sizes: tuple[int, ...] = (256, 256), order: int | None = 6) -> None:
         super().__init__()
-        self.basis = TorusBasis(n_components, order, _DECAY)
-        widths = (self.basis.n_features, *hidden_layer_sizes)
-        layers: list[nn.Module] = []
-        for n_in, n_out in pairwise(widths):
-            layers += [nn.Linear(n_in, n_out), nn.ReLU()]
-        output = nn.Linear(widths[-1], n_outputs)
-        self.layers = nn.Sequential(*layers, output)
-        _standardize(self, output.weight, output.bias, n_components)
+        basis = nn.Identity() if order is None else TorusBasis(n_components, order, _DECAY)
+        self.basis = basis
+        width = basis.n_features if isinstance(basis, TorusBasis) else n_components
+        hidden, width = _hidden(width, hidden_layer_sizes)
+        output = nn.Linear(width, n_outputs)
+        self.layers = nn.Sequential(*hidden, output)
+        _standardize(self, output.weight, output.bias, _anywhere(n_components, order))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Map turns of shape (n_points, n_components) to outputs of shape (n_points, n_outputs)."""
+        """Map points of shape (n_points, n_components) to outputs of shape (n_points, n_outputs)."""
         features = self.basis(z)
         with bfloat16_layers(z.device):
             outputs = self.layers(features)
@@ -105,7 +116,7 @@ class MLPDecoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """Torus basis, two linear layers to a quarter-size image of many channels, two transposed convolutions.
+    """An `MLPDecoder` to a quarter-size image of many channels, two transposed convolutions.
 
     Rows are images of `image_shape`, (channels, height, width), flattened in that order; sizes that are no multiple of 4 are cropped.
     """
@@ -116,7 +127,7 @@ class ConvDecoder(nn.Module):
         n_outputs: int,
         image_shape: tuple[int, int, int],
         hidden_layer_sizes: tuple[int, ...] = (256,),
-        order: int = 6,
+        order: int | None = 6,
         n_channels: int = 32,
     ) -> None:
         super().__init__()
@@ -130,10 +141,10 @@ class ConvDecoder(nn.Module):
         first = nn.ConvTranspose2d(n_channels, n_channels // 2, 4, stride=2, padding=1)
         second = nn.ConvTranspose2d(n_channels // 2, channels, 4, stride=2, padding=1)
         self.upsample = nn.Sequential(nn.ReLU(), first, nn.ReLU(), second)
-        _standardize(self, second.weight, second.bias, n_components)
+        _standardize(self, second.weight, second.bias, _anywhere(n_components, order))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Map turns of shape (n_points, n_components) to flattened images of shape (n_points, n_outputs)."""
+        """Map points of shape (n_points, n_components) to flattened images of shape (n_points, n_outputs)."""
         _, height, width = self.image_shape
         start = self.start(z).view(-1, *self.start_shape)
         with bfloat16_layers(z.device):
@@ -141,8 +152,64 @@ class ConvDecoder(nn.Module):
         return images[:, :, :height, :width].flatten(1).to(z)
 
 
-def _standardize(decoder: nn.Module, weight: Tensor, bias: Tensor | None, n_components: int) -> None:
-    """Scale and shift the output layer: mean zero (as far as one bias can) and standard deviation `_START` over the torus.
+class MLPEncoder(nn.Module):
+    """Hidden layers with rectifiers, linear output: data of shape (n_samples, n_features) to (n_samples, n_outputs)."""
+
+    def __init__(self, n_features: int, n_outputs: int, hidden_layer_sizes: tuple[int, ...] = (256, 256)) -> None:
+        super().__init__()
+        hidden, width = _hidden(n_features, hidden_layer_sizes)
+        self.hidden, self.output = nn.Sequential(*hidden), nn.Linear(width, n_outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map data to outputs, the last layer in the precision of x: it says where, and how exactly."""
+        with bfloat16_layers(x.device):
+            features = self.hidden(x)
+        return self.output(features.to(x))
+
+
+class ConvEncoder(nn.Module):
+    """The mirror of `ConvDecoder`: two convolutions to a quarter-size image of many channels, then an `MLPEncoder`."""
+
+    def __init__(
+        self,
+        n_features: int,
+        n_outputs: int,
+        image_shape: tuple[int, int, int],
+        hidden_layer_sizes: tuple[int, ...] = (256,),
+        n_channels: int = 32,
+    ) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        if channels * height * width != n_features:
+            raise ValueError(f"image_shape expects {n_features} values, but got {image_shape}.")
+        self.image_shape = (channels, height, width)
+        first = nn.Conv2d(channels, n_channels // 2, 4, stride=2, padding=1)
+        second = nn.Conv2d(n_channels // 2, n_channels, 4, stride=2, padding=1)
+        self.downsample = nn.Sequential(nn.ZeroPad2d((0, -width % 4, 0, -height % 4)), first, nn.ReLU(), second, nn.ReLU(), nn.Flatten())
+        self.end = MLPEncoder(n_channels * -(-height // 4) * -(-width // 4), n_outputs, hidden_layer_sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map flattened images of shape (n_samples, n_features) to outputs of shape (n_samples, n_outputs)."""
+        with bfloat16_layers(x.device):
+            features = self.downsample(x.view(-1, *self.image_shape))
+        return self.end(features.to(x))
+
+
+def _hidden(width: int, hidden_layer_sizes: tuple[int, ...]) -> tuple[list[nn.Module], int]:
+    """Linear layers with rectifiers, and the width of the last one."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in pairwise((width, *hidden_layer_sizes)):
+        layers += [nn.Linear(n_in, n_out), nn.ReLU()]
+    return layers, (width, *hidden_layer_sizes)[-1]
+
+
+def _anywhere(n_components: int, order: int | None) -> Tensor:
+    """Points that a decoder may be asked for: uniform on the torus, normal without one."""
+    return torch.randn(512, n_components) if order is None else torch.rand(512, n_components)
+
+
+def _standardize(decoder: nn.Module, weight: Tensor, bias: Tensor | None, z: Tensor) -> None:
+    """Scale and shift the output layer: mean zero (as far as one bias can) and standard deviation `_START` over points z.
 
     Under a started likelihood that is around the mean of the data, and of the order of their scale. Starting nearly constant instead would
     be starting at a symmetric saddle of the marginal likelihood, where training stalls.
@@ -151,7 +218,7 @@ def _standardize(decoder: nn.Module, weight: Tensor, bias: Tensor | None, n_comp
         return
     with torch.no_grad():
         bias.zero_()
-        outputs = decoder(torch.rand(512, n_components)).reshape(512, len(bias), -1)
+        outputs = decoder(z).reshape(len(z), len(bias), -1)
         mean = outputs.mean((0, 2))
         spread = (outputs - mean[:, None]).std()
         factor = _START / spread if spread > 0 else torch.ones(())

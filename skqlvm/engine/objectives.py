@@ -46,6 +46,65 @@ def lattice_bound(table: Callable[[Tensor], Tensor], points: Tensor, chunk_size:
     return torch.logsumexp(torch.stack(sums, 1), 1) - log(len(points))
 
 
+def elbo(log_px_z: Tensor, kl: Tensor, beta: float = 1.0) -> Tensor:
+    """Return the evidence lower bound of each row, ``1/s sum_s log p(x | z_s) - beta KL(q || p)``, of shape (n_samples,).
+
+    A bound on log p(x) at beta = 1; at others a trade of reconstruction against the size of the code (beta-VAE).
+    """
+    return log_px_z.mean(-1) - beta * kl
+
+
+def standard_error(log_w: Tensor, dim: int = -1) -> Tensor:
+    """Return the standard error of `log_mean_exp` over independent draws, to first order: the relative error of the mean weight."""
+    return standard_error_of_mean(torch.softmax(log_w, dim) * log_w.shape[dim], dim)
+
+
+def standard_error_of_mean(values: Tensor, dim: int = -1) -> Tensor:
+    """Return the standard error of the mean of independent values over one axis; infinite for a single one."""
+    n_draws = values.shape[dim]
+    if n_draws == 1:
+        return torch.full_like(values.select(dim, 0), float("inf"))
+    return (values.var(dim) / n_draws).sqrt()
+
+
+def doubly_reparametrized(log_w: Tensor, z: Tensor) -> Tensor:
+    """Return the importance-weighted bound of each row, with the doubly reparametrised gradient (Tucker et al., arXiv 1810.04152).
+
+    ``log 1/K sum_k w_k``, to be differentiated where `log_w` treats the proposal's parameters as constants except through its draws z.
+    With the normalised weights v, parameters of the model get ``sum_k v_k grad log w_k`` as from the plain bound; those of the proposal get
+    ``sum_k v_k^2 (d log w_k / d z_k) (d z_k / d phi)``, of the same expectation and a signal that does not fade with K.
+
+    Parameters
+    ----------
+    log_w : Tensor of shape (n_samples, n_draws)
+    z : Tensor of shape (n_samples, n_draws, n_components)
+        The draws that `log_w` was computed from. From here on, gradients through them are weighted once more.
+    """
+    if z.requires_grad:
+        weights = torch.softmax(log_w.detach(), -1)
+        z.register_hook(lambda gradient: gradient * weights[..., None])
+    return log_mean_exp(log_w)
+
+
+def maximum_mean_discrepancy(a: Tensor, b: Tensor) -> Tensor:
+    """Return an unbiased estimate of the squared distance between the distributions of a and b, both of shape (n, k).
+
+    With the inverse multiquadratic kernel ``k(u, v) = c / (c + |u - v|^2)``, ``c = 2 k``: twice the variance of a standard normal's
+    coordinates, summed (Tolstikhin et al., arXiv 1711.01558). Between 0 and 2 but for the noise of the estimate, which may be negative.
+    """
+
+    def kernel(u: Tensor, v: Tensor) -> Tensor:
+        squares = (u * u).sum(1)[:, None] + (v * v).sum(1) - 2 * u @ v.T
+        return c / (c + squares)
+
+    def within(u: Tensor) -> Tensor:
+        n = len(u)
+        return (kernel(u, u).sum() - n) / max(1, n * (n - 1))
+
+    c = 2.0 * a.shape[1]
+    return within(a) + within(b) - 2 * kernel(a, b).mean()
+
+
 def affordable_points(table: Callable[[Tensor], Tensor], points: Tensor, n_bytes: int) -> int:
     """Return how many of the points may be decoded at once for what autograd keeps of them to stay within `n_bytes`.
 

@@ -1,0 +1,36 @@
+"""Progress on long work, on stderr."""
+
+import sys
+
+
+class Progress:
+    """A progress line on stderr: tqdm's where it is installed, else one line a record; nothing unless verbose."""
+
+    def __init__(self, n_steps, verbose, name):
+        self.n_steps, self.verbose, self.name, self.bar = n_steps, verbose, name, None
+
+    def __enter__(self):
+        if self.verbose:
+            try:
+                from tqdm import tqdm
+
+                self.bar = tqdm(total=self.n_steps, desc=self.name, unit="step", file=sys.stderr)
+            except ImportError:
+                pass
+        return self
+
+    def __exit__(self, *exception):
+        if self.bar is not None:
+            self.bar.close()
+
+    def __call__(self, state):
+        """Show where the training stands."""
+        if not self.verbose:
+            return
+        nats, held_out = -state.history["loss"][-1], -state.history["validation_loss"][-1]
+        text = f"nats {nats:.2f}" + ("" if held_out != held_out else f", held out {held_out:.2f}")
+        if self.bar is not None:
+            self.bar.set_postfix_str(text)
+            self.bar.update(state.step - self.bar.n)
+        else:
+            sys.stderr.write(f"{self.name}: step {state.step} of {self.n_steps}, {text}\n")

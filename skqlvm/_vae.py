@@ -1,0 +1,304 @@
+"""VAEEmbedding and IWAEEmbedding: a decoder with an encoder, trained on variational bounds."""
+
+from typing import NamedTuple
+
+from . import _validation
+from ._amortized import AmortizedModel
+from .engine import objectives
+
+GRADIENTS = ("standard", "doubly_reparametrized")
+
+
+class Terms(NamedTuple):
+    """What a training objective adds to the reconstruction."""
+
+    draws: bool
+    kl: bool
+    mmd: bool
+
+
+OBJECTIVES = {
+    "elbo": Terms(draws=True, kl=True, mmd=False),
+    "autoencoder": Terms(draws=False, kl=False, mmd=False),
+    "wae_mmd": Terms(draws=False, kl=False, mmd=True),
+    "infovae": Terms(draws=True, kl=True, mmd=True),
+}
+
+
+class VAEEmbedding(AmortizedModel):
+    """Embed data by a variational autoencoder, or one of its relatives, and score it fairly.
+
+    An encoder proposes a normal posterior q(z | x) for each row, a decoder maps its draws to the parameters of p(x | z), and both are
+    trained on the evidence lower bound ``E_q[log p(x | z)] - KL(q || p)``. Decoders, likelihoods and training are those of
+    `QLVMEmbedding`, and in up to three dimensions so is the score: the marginal likelihood by quadrature, not the bound.
+
+    Parameters
+    ----------
+    n_components : int, default=2
+        Dimension of the latent space.
+    posterior : {"diagonal", "low_rank", "full"}, default="diagonal"
+        Covariance of q(z | x): independent coordinates, these plus one common factor, or any.
+    latent : {"normal", "torus"}, default="normal"
+        A standard normal prior, or the torus of `QLVMEmbedding` with its uniform prior and a normal posterior wound around it, in up to
+        three dimensions.
+    objective : {"elbo", "autoencoder", "wae_mmd", "infovae"}, default="elbo"
+        Reconstruction less ``beta`` times KL(q || p), less nothing, less ``mmd_weight`` times the maximum mean discrepancy between codes
+        and prior, or less both. "autoencoder" and "wae_mmd" decode the encoder's mean, and leave no posterior.
+    beta : float, default=1.0
+        Weight of the divergence; above 1 it is a beta-VAE.
+    mmd_weight : float, default=100.0
+        Weight of the discrepancy, in nats.
+    likelihood : {"gaussian", "bernoulli"} or callable, default="gaussian"
+        As for `QLVMEmbedding`.
+    noise_variance : {"spherical", "diagonal"} or float, default="spherical"
+        Of the Gaussian: learned, one for all features or one each, or fixed, in squared units of X.
+    encoder : {"mlp", "conv"} or callable, default="mlp"
+        A callable maps (n_features, n_outputs) to a torch module from data, standardised for the Gaussian, of shape (n, n_features) to
+        what shapes the posteriors, of shape (n, n_outputs). It has to run in float32 and float64.
+    decoder : {"mlp", "conv"} or callable, default="mlp"
+        A callable maps (n_components, n_features) to a torch module from latent points, of shape (m, n_components), to outputs of shape
+        (m, n_features), where 0 is the mean of the data and 1 their scale (logits for the Bernoulli).
+    hidden_layer_sizes : tuple of int, default=(256, 256)
+        Of the built-in encoders and decoders.
+    harmonic_order : int or "auto", default="auto"
+        Highest order of the harmonics that decoders on the torus start from, as for `QLVMEmbedding`.
+    image_shape : tuple of int, optional
+        (channels, height, width) of a row, for ``"conv"``.
+    max_iter : int or "auto", default="auto"
+        Passes over the data. "auto" is 100 passes but at most 10,000 steps of the optimiser.
+    batch_size : int, default=128
+        Rows a step.
+    learning_rate : float, default=2e-3
+        Largest step size of the one-cycle schedule.
+    weight_decay : float, default=0.0
+        Decoupled decay of weight matrices.
+    validation_fraction : float, default=0.1
+        Part of the rows (2000 at most) held out to choose the best weights by. 0 trains on everything and keeps the last weights.
+    n_iter_no_change : int or None, default=20
+        Validations without improvement, of which a fit makes about 60, after which training stops.
+    matmul_precision : {"highest", "high", "medium"}, default="medium"
+        Of matrix products while training, as for `QLVMEmbedding`.
+    device : str or torch.device, default="auto"
+        "auto" is a GPU if there is one.
+    warm_start : bool, default=False
+        Start `fit` from the weights of the last one.
+    random_state : int, RandomState or None, default=None
+    verbose : int, default=0
+
+    Attributes
+    ----------
+    decoder_, encoder_ : torch.nn.Module
+    likelihood_ : skqlvm.engine.likelihoods.Likelihood
+    noise_variance_ : float or ndarray of shape (n_features,)
+        Of a Gaussian, in squared units of X.
+    n_points_eval_ : int
+        Points of the lattice that scores use: doubled until they changed by less than 0.01 nats a row. Up to three components only.
+    history_ : dict of list
+        "step", "loss" (minus the training objective in nats), "validation_loss" and "seconds" at every validation.
+    n_iter_ : int
+        Passes over the data, begun ones included.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of str
+        Only if X had string column names.
+
+    References
+    ----------
+    Kingma and Welling, Auto-encoding variational Bayes, arXiv 1312.6114. Higgins et al., beta-VAE, ICLR 2017. Tolstikhin et al.,
+    Wasserstein auto-encoders, arXiv 1711.01558. Zhao et al., InfoVAE, arXiv 1706.02262.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skqlvm import VAEEmbedding
+    >>> X = load_digits().data / 16
+    >>> model = VAEEmbedding(max_iter=2, random_state=0).fit(X)
+    >>> model.transform(X).shape
+    (1797, 2)
+    """
+
+    def __init__(
+        self,
+        n_components=2,
+        *,
+        posterior="diagonal",
+        latent="normal",
+        objective="elbo",
+        beta=1.0,
+        mmd_weight=100.0,
+        likelihood="gaussian",
+        noise_variance="spherical",
+        encoder="mlp",
+        decoder="mlp",
+        hidden_layer_sizes=(256, 256),
+        harmonic_order="auto",
+        image_shape=None,
+        max_iter="auto",
+        batch_size=128,
+        learning_rate=2e-3,
+        weight_decay=0.0,
+        validation_fraction=0.1,
+        n_iter_no_change=20,
+        matmul_precision="medium",
+        device="auto",
+        warm_start=False,
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_components = n_components
+        self.posterior = posterior
+        self.latent = latent
+        self.objective = objective
+        self.beta = beta
+        self.mmd_weight = mmd_weight
+        self.likelihood = likelihood
+        self.noise_variance = noise_variance
+        self.encoder = encoder
+        self.decoder = decoder
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.harmonic_order = harmonic_order
+        self.image_shape = image_shape
+        self.max_iter = max_iter
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.matmul_precision = matmul_precision
+        self.device = device
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
+
+    _architecture_names = (*AmortizedModel._architecture_names, "objective")
+
+    def _has_posterior(self):
+        return OBJECTIVES[self._built_with["objective"]].draws
+
+    def _check_parameters(self):
+        super()._check_parameters()
+        _validation.check_option("objective", self.objective, OBJECTIVES)
+        _validation.check_number("beta", self.beta)
+        _validation.check_number("mmd_weight", self.mmd_weight)
+
+    def _objective(self, module, x):
+        terms, like = OBJECTIVES[self.objective], next(module["decoder"].parameters())
+
+        def loss(x, generator):
+            noise = self._noise((len(x), 1), generator, like)
+            proposal, z, log_px_z = self._weighed(module, x, noise if terms.draws else 0 * noise)
+            kl = proposal.kl(z) if terms.kl else 0
+            nats = objectives.elbo(log_px_z, kl, self.beta).mean()
+            return -nats + self.mmd_weight * self._discrepancy(z[:, 0], generator) if terms.mmd else -nats
+
+        return loss
+
+
+class IWAEEmbedding(AmortizedModel):
+    """Embed data by an importance-weighted autoencoder.
+
+    As `VAEEmbedding`, but trained on ``E[log 1/K sum_k p(x, z_k) / q(z_k | x)]``, a bound on log p(x) that tightens with the number K of
+    draws from the encoder's posterior.
+
+    Parameters
+    ----------
+    n_components : int, default=2
+        Dimension of the latent space.
+    n_importance_samples : int, default=10
+        Draws a row, K.
+    gradient : {"standard", "doubly_reparametrized"}, default="standard"
+        Of the encoder: that of the bound as it is, whose signal fades with K, or the doubly reparametrised one.
+    **others
+        All other parameters of `VAEEmbedding` but `objective`, `beta` and `mmd_weight`, with the same meanings and defaults.
+
+    Attributes
+    ----------
+    decoder_, encoder_, likelihood_, noise_variance_, n_points_eval_, history_, n_iter_, n_features_in_, feature_names_in_
+        As for `VAEEmbedding`.
+
+    References
+    ----------
+    Burda, Grosse and Salakhutdinov, Importance weighted autoencoders, arXiv 1509.00519. Tucker et al., Doubly reparameterized gradient
+    estimators for Monte Carlo objectives, arXiv 1810.04152.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skqlvm import IWAEEmbedding
+    >>> X = load_digits().data / 16
+    >>> model = IWAEEmbedding(n_importance_samples=5, max_iter=2, random_state=0).fit(X)
+    >>> model.transform(X).shape
+    (1797, 2)
+    """
+
+    def __init__(
+        self,
+        n_components=2,
+        *,
+        n_importance_samples=10,
+        gradient="standard",
+        posterior="diagonal",
+        latent="normal",
+        likelihood="gaussian",
+        noise_variance="spherical",
+        encoder="mlp",
+        decoder="mlp",
+        hidden_layer_sizes=(256, 256),
+        harmonic_order="auto",
+        image_shape=None,
+        max_iter="auto",
+        batch_size=128,
+        learning_rate=2e-3,
+        weight_decay=0.0,
+        validation_fraction=0.1,
+        n_iter_no_change=20,
+        matmul_precision="medium",
+        device="auto",
+        warm_start=False,
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_components = n_components
+        self.n_importance_samples = n_importance_samples
+        self.gradient = gradient
+        self.posterior = posterior
+        self.latent = latent
+        self.likelihood = likelihood
+        self.noise_variance = noise_variance
+        self.encoder = encoder
+        self.decoder = decoder
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.harmonic_order = harmonic_order
+        self.image_shape = image_shape
+        self.max_iter = max_iter
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.matmul_precision = matmul_precision
+        self.device = device
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _has_posterior(self):
+        return True
+
+    def _check_parameters(self):
+        super()._check_parameters()
+        _validation.check_integer("n_importance_samples", self.n_importance_samples)
+        _validation.check_option("gradient", self.gradient, GRADIENTS)
+
+    def _objective(self, module, x):
+        prior, like = self._prior(self.n_components), next(module["decoder"].parameters())
+        doubly = self.gradient == "doubly_reparametrized"
+
+        def loss(x, generator):
+            noise = self._noise((len(x), self.n_importance_samples), generator, like)
+            proposal, z, log_px_z = self._weighed(module, x, noise)
+            log_qz_x = (proposal.detached() if doubly else proposal).log_prob(z)
+            log_w = log_px_z + prior.log_prob(z) - log_qz_x
+            bound = objectives.doubly_reparametrized(log_w, z) if doubly else objectives.log_mean_exp(log_w)
+            return -bound.mean()
+
+        return loss
