@@ -230,18 +230,15 @@ class AmortizedModel(LatentModel):
         with matmul_precision("highest"):
             return self._proposal(torch.func.functional_call(encoder, weights, statistics))
 
-    def _weighed(self, module, x, noise):
-        """Propose for a batch and decode: the proposal, its points, and log p(x | z) of shape (n, s), with gradients."""
+    def _weighed(self, module, x, n_draws, generator):
+        """Propose for a batch and decode: the proposals, their points, and log p(x | z) of shape (n, s), with gradients.
+
+        No draws mean the location itself.
+        """
         encoder, decoder, likelihood = module["encoder"], module["decoder"], module["likelihood"]
         proposal = self._proposal(encoder(likelihood.statistics(x).to(next(encoder.parameters()))))
-        z = proposal.at(noise)
+        z = proposal.at(_noise((len(x), n_draws, proposal.n_noise), generator).to(proposal.loc)) if n_draws else proposal.loc[:, None]
         return proposal, z, likelihood.paired(x, _decoded(decoder, z))
-
-    def _noise(self, shape, generator, like):
-        """Draw standard normal noise, of the width that the proposals take; the same each time without a generator."""
-        generator = torch.Generator().manual_seed(0) if generator is None else generator
-        n_noise = self._n_features_out + (self._built_with["posterior"] == "low_rank")
-        return torch.randn((*shape, n_noise), generator=generator).to(like)
 
     def _discrepancy(self, z, generator):
         """How far codes z of shape (n, k) are from the prior, by as many draws of it."""
@@ -251,14 +248,12 @@ class AmortizedModel(LatentModel):
 
     def _by_draws(self, X, n_draws, reduce):
         """Reduce log p(x | z), log p(z) - log q(z | x) and divergences to an estimate and its standard error, of shape (n_samples, 2)."""
-        like = next(self.decoder_.parameters())
-        noise = self._noise((n_draws,), None, like)
 
         def of_rows(x):
             proposal = self._proposed(x)
-            z = proposal.at(noise.to(x))
+            z = proposal.at(_noise((n_draws, proposal.n_noise), None).to(x))
             parts = z.split(_DRAWS_CHUNK, 1)
-            log_px_z = torch.cat([self.likelihood_.paired(x, _decoded(self.decoder_, part.to(like)).to(x)) for part in parts], 1)
+            log_px_z = torch.cat([self.likelihood_.paired(x, _decoded(self._outputs_at, part).to(x)) for part in parts], 1)
             return reduce(log_px_z, self._prior_of_fit.log_prob(z) - proposal.log_prob(z), proposal.kl(z))
 
         return self._over_rows(X, of_rows, 16 * min(n_draws, _DRAWS_CHUNK) * X.shape[1])
@@ -278,34 +273,39 @@ class AmortizedModel(LatentModel):
         parts = []
         for part in u.split(_LATTICE_CHUNK):
             z, log_weight = self._prior_of_fit.nodes(part.to(self._device))
-            with torch.no_grad(), matmul_precision("highest"):
-                outputs = self._outputs_at(z)
-            if not bool(outputs.isfinite().all()):
-                raise self._diverged("the decoder's output is not finite")
-            nats = self._over_rows(X, partial(self._mean_over, outputs, log_weight), 2 * (len(part) + 2 * X.shape[1]) * X.itemsize)
+            chart = self._decode(z, factored=False)
+            nats = self._over_rows(X, partial(self._mean_over, chart, log_weight), (len(part) + 3 * X.shape[1]) * X.itemsize)
             parts.append(torch.from_numpy(nats))
         return objectives.log_mean_exp(torch.stack(parts, 1)).numpy()
 
-    def _mean_over(self, outputs, log_weight, x):
-        return objectives.log_mean_exp(self.likelihood_.table(x, outputs.to(x)) + log_weight.to(x))
+    def _mean_over(self, chart, log_weight, x):
+        likelihood = self.likelihood_
+        return objectives.log_mean_exp(chart.relative(likelihood, x) + log_weight.to(x)) + chart.offset(likelihood, x)
 
     def _finish(self, x):
         """Find a lattice on which the likelihood has converged, by doubling it."""
         vars(self).pop("n_points_eval_", None)
-        n_components, n_points, change = self._n_features_out, _FEWEST_POINTS, np.inf
+        n_components, X = self._n_features_out, x.cpu().numpy()
         if n_components > 3:
             return
-        X, nats = x.cpu().numpy(), None
-        while change > _TOLERANCE and n_points <= _MOST_POINTS:
-            u = lattices.shifted(lattices.nested(n_components, n_points), _SHIFT[:n_components])
-            if nats is None:
-                nats = self._log_marginal(X, u)
-            else:
-                doubled = np.logaddexp(nats, self._log_marginal(X, u[n_points // 2 :])) - np.log(2)
-                change, nats = np.abs(doubled - nats).mean(), doubled
-            self.n_points_eval_, n_points = n_points, 2 * n_points
+
+        def nats(n_points, first):
+            points = lattices.nested(n_components, n_points)[first:]
+            return torch.from_numpy(self._log_marginal(X, lattices.shifted(points, _SHIFT[:n_components])))
+
+        n_points, change = _FEWEST_POINTS, np.inf
+        settled = nats(n_points, 0)
+        while change > _TOLERANCE and n_points < _MOST_POINTS:
+            doubled = objectives.log_mean_exp(torch.stack([settled, nats(2 * n_points, n_points)], 1))
+            n_points, change, settled = 2 * n_points, float((doubled - settled).abs().mean()), doubled
+        self.n_points_eval_ = n_points
         if self._has_posterior():
-            _validation.warn_if_unsettled(change, _TOLERANCE, self.n_points_eval_)
+            _validation.warn_if_unsettled(change, _TOLERANCE, n_points)
+
+
+def _noise(shape, generator):
+    """Draw standard normal noise; the same each time without a generator."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0) if generator is None else generator)
 
 
 def _decoded(decoder, z):

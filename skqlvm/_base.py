@@ -13,7 +13,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from . import _validation
 from ._progress import Progress
 from ._tensors import Rows, as_tensor, random_seed, resolve_device, seeded
-from .engine import likelihoods, networks, training
+from .engine import atlas, likelihoods, networks, training
+from .engine.precision import matmul_precision
 
 LIKELIHOODS = {"bernoulli": likelihoods.Bernoulli, "gaussian": likelihoods.Gaussian}
 DECODERS = {"conv": networks.ConvDecoder, "mlp": networks.MLPDecoder}
@@ -277,11 +278,20 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         return np.concatenate(parts)
 
     def _outputs_at(self, z):
-        """Decode points of any dtype."""
-        return self.decoder_(z.to(next(self.decoder_.parameters())))
+        """Decode points of any dtype, in full precision."""
+        with matmul_precision("highest"):
+            return self.decoder_(z.to(next(self.decoder_.parameters())))
 
     def _decoded_mean(self, z):
         return self.likelihood_.mean(self._outputs_at(z).to(z.dtype))
+
+    def _decode(self, points, **settings):
+        """Chart the decoder's outputs at points."""
+        with torch.no_grad():
+            outputs = self._outputs_at(points)
+            if not bool(outputs.isfinite().all()):
+                raise self._diverged("the decoder's output is not finite")
+            return atlas.chart(self.likelihood_, outputs, points, **settings)
 
     def sample(self, n_samples=1, random_state=None):
         """Draw from the model: z from the prior, then x from p(x | z).

@@ -7,7 +7,7 @@ from sklearn.utils.validation import check_array, check_is_fitted
 from . import _readouts, _validation
 from ._base import LatentModel
 from ._tensors import as_tensor
-from .engine import atlas, lattices, objectives, posteriors, priors
+from .engine import lattices, objectives, posteriors, priors
 
 _N_POINTS = {1: 233, 2: 987, 3: 2039}
 _N_POINTS_EVAL = {1: 2584, 2: 6765, 3: 8191}
@@ -277,14 +277,6 @@ class QLVMEmbedding(LatentModel):
     def _outputs_at(self, z):
         """Decode points of any dtype, in as many parts as training needed."""
         return torch.cat([super(QLVMEmbedding, self)._outputs_at(part) for part in z.split(self._chunk_size)])
-
-    def _decode(self, points):
-        """Decode a lattice."""
-        with torch.no_grad():
-            outputs = self._outputs_at(points)
-            if not bool(outputs.isfinite().all()):
-                raise self._diverged("the decoder's output is not finite")
-            return atlas.chart(self.likelihood_, outputs, points)
 
     def _check_parameters(self):
         self._check_shared_parameters()

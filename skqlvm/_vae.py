@@ -181,11 +181,10 @@ class VAEEmbedding(AmortizedModel):
         _validation.check_number("mmd_weight", self.mmd_weight)
 
     def _objective(self, module, x):
-        terms, like = OBJECTIVES[self.objective], next(module["decoder"].parameters())
+        terms = OBJECTIVES[self.objective]
 
         def loss(x, generator):
-            noise = self._noise((len(x), 1), generator, like)
-            proposal, z, log_px_z = self._weighed(module, x, noise if terms.draws else 0 * noise)
+            proposal, z, log_px_z = self._weighed(module, x, int(terms.draws), generator)
             kl = proposal.kl(z) if terms.kl else 0
             nats = objectives.elbo(log_px_z, kl, self.beta).mean()
             return -nats + self.mmd_weight * self._discrepancy(z[:, 0], generator) if terms.mmd else -nats
@@ -290,12 +289,10 @@ class IWAEEmbedding(AmortizedModel):
         _validation.check_option("gradient", self.gradient, GRADIENTS)
 
     def _objective(self, module, x):
-        prior, like = self._prior(self.n_components), next(module["decoder"].parameters())
-        doubly = self.gradient == "doubly_reparametrized"
+        prior, doubly = self._prior(self.n_components), self.gradient == "doubly_reparametrized"
 
         def loss(x, generator):
-            noise = self._noise((len(x), self.n_importance_samples), generator, like)
-            proposal, z, log_px_z = self._weighed(module, x, noise)
+            proposal, z, log_px_z = self._weighed(module, x, self.n_importance_samples, generator)
             log_qz_x = (proposal.detached() if doubly else proposal).log_prob(z)
             log_w = log_px_z + prior.log_prob(z) - log_qz_x
             bound = objectives.doubly_reparametrized(log_w, z) if doubly else objectives.log_mean_exp(log_w)

@@ -63,12 +63,15 @@ class Atlas(NamedTuple):
         return self.relative(likelihood, x) + self.offset(likelihood, x)[:, None]
 
 
-def chart(likelihood: Likelihood, outputs: Tensor, points: Tensor) -> Atlas:
-    """Return the atlas of decoder outputs (n_points, n_features) at points (n_points, n_components)."""
+def chart(likelihood: Likelihood, outputs: Tensor, points: Tensor, *, factored: bool = True) -> Atlas:
+    """Return the atlas of decoder outputs (n_points, n_features) at points (n_points, n_components).
+
+    Factoring it pays where it is asked for many rows.
+    """
     eta = likelihood.natural(outputs)
     normalizer = torch.cat([likelihood.log_normalizer(part.double()) for part in eta.split(1024)])
     points = points.to(eta.device)
-    center, coordinates, directions = _factored(eta)
+    center, coordinates, directions = _factored(eta) if factored else (eta.new_zeros(eta.shape[1]), eta, None)
     return Atlas(points, coordinates, directions, center, normalizer)
 
 
