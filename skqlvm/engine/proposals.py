@@ -131,9 +131,10 @@ class LowRankNormal(Normal):
         return self.variance.sqrt()[:, None] * noise[..., :-1] + self.factor[:, None] * noise[..., -1:]
 
     def squared_distance(self, residual: Tensor) -> Tensor:
-        scaled = residual / self.variance[:, None]
-        along = (scaled * self.factor[:, None]).sum(-1)
-        return (scaled * residual).sum(-1) - along**2 / self._gain()[:, None]
+        scale, gain = self.variance.sqrt()[:, None], self._gain()[:, None, None]
+        white, factor = residual / scale, self.factor[:, None] / scale
+        # by the root of the inverse, (I + f f')^-1/2 = I - f f' / (gain + gain^1/2): a difference of squares would cancel in float32
+        return (white - factor * (white * factor).sum(-1, keepdim=True) / (gain + gain.sqrt())).square().sum(-1)
 
     def log_det(self) -> Tensor:
         return self.variance.log().sum(-1) + self._gain().log()
