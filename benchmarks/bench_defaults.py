@@ -1,10 +1,11 @@
 """Where the defaults come from: one change at a time, on several data sets, judged on rows held out of the training data.
 
     python benchmarks/bench_defaults.py --seeds 0 1 --data DIR
+    python benchmarks/bench_defaults.py --model vae --data DIR
 
 Never looks at a test file: of MNIST-10k and the bundled digits only the training part is split again. Circle, torus and roll have little
 noise, wine few rows. Reported are held-out nats (lower is better), and for images the 10-neighbour accuracy of held-out rows on the map.
-For the circle it is how well the map agrees with the true angle, which a folded map does not.
+For the circle and a torus it is how well the map agrees with the true angle, which a folded map does not.
 """
 
 from contextlib import contextmanager
@@ -16,8 +17,9 @@ from sklearn.datasets import load_wine, make_swiss_roll
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
-from skqlvm import QLVMEmbedding
-from skqlvm.engine import likelihoods, networks
+from skqlvm import IWAEEmbedding, QLVMEmbedding, VAEEmbedding
+from skqlvm._amortized import AmortizedModel
+from skqlvm.engine import likelihoods, networks, proposals
 
 CONSTANTS = {
     "decay": (networks, "_DECAY"),
@@ -27,6 +29,9 @@ CONSTANTS = {
     "noise_speed": (likelihoods, "_SPEED"),
     "auto_passes": (QLVMEmbedding, "_auto_passes"),
     "auto_steps": (QLVMEmbedding, "_auto_steps"),
+    "encoder_passes": (AmortizedModel, "_auto_passes"),
+    "encoder_steps": (AmortizedModel, "_auto_steps"),
+    "posterior_start": (proposals, "_START"),
 }
 """Constants of the package that are not parameters, by the name used here: an owner and an attribute."""
 
@@ -55,6 +60,37 @@ CHANGES = [
     {"batch_size": 256},
 ]
 
+ENCODER_CHANGES = [
+    {},
+    {"learning_rate": 2e-3},
+    {"learning_rate": 8e-3},
+    {"posterior": "low_rank"},
+    {"posterior": "full"},
+    {"posterior_start": 0.0},
+    {"posterior_start": -2.0},
+    {"posterior_start": -6.0},
+    {"hidden_layer_sizes": (256, 256, 256)},
+    {"hidden_layer_sizes": (512, 256)},
+    {"weight_decay": 1.0},
+    {"noise_start": 1.0},
+    {"n_iter_no_change": None},
+    {"encoder_passes": 50, "encoder_steps": 2500},
+    {"encoder_passes": 200, "encoder_steps": 20000},
+    {"latent": "torus"},
+    {"latent": "torus", "posterior_start": -2.0},
+    {"latent": "torus", "learning_rate": 8e-3},
+    {"latent": "torus", "posterior_start": -6.0},
+    {"n_components": 8},
+    {"n_components": 8, "learning_rate": 2e-3},
+]
+
+MODELS = {
+    "qlvm": (QLVMEmbedding, CHANGES, {"n_points": 55, "n_points_eval": 233}),
+    "vae": (VAEEmbedding, ENCODER_CHANGES, {}),
+    "iwae": (IWAEEmbedding, [*ENCODER_CHANGES, {"gradient": "doubly_reparametrized"}], {"n_importance_samples": 3}),
+}
+"""Class, changes tried, and sizes under --quick, by the name of --model."""
+
 
 class Set(NamedTuple):
     """Rows to fit, rows held out, what is known of each (labels, angles or None), and parameters."""
@@ -66,9 +102,13 @@ class Set(NamedTuple):
 
 
 def main(argv=None):
-    arguments = measurement.parser(__doc__).parse_args(argv)
+    parser = measurement.parser(__doc__)
+    parser.add_argument("--model", choices=MODELS, default="qlvm", help="the estimator whose defaults are changed")
+    parser.add_argument("--sets", nargs="+", help="data sets to use, of all by default")
+    arguments = parser.parse_args(argv)
     report = measurement.Report(arguments)
-    changes = CHANGES[:2] if arguments.quick else CHANGES
+    changes = MODELS[arguments.model][1]
+    changes = changes[:2] if arguments.quick else changes
     names = list(data_sets(arguments, 0))
     rows = []
     for change in changes:
@@ -77,13 +117,10 @@ def main(argv=None):
         ]
         row = [", ".join(f"{name}={value}" for name, value in change.items()) or "defaults"]
         for name in names:
-            nats = report.add("defaults/nats", [result[name][0] for result in results], "nats", data=name, change=change)
+            about = {"model": arguments.model, "data": name, "change": change}
+            nats = report.add("defaults/nats", [result[name][0] for result in results], "nats", **about)
             known = [result[name][1] for result in results]
-            row.append(
-                f"{nats:.2f}"
-                if known[0] is None
-                else f"{nats:.2f} {report.add('defaults/map', known, 'fraction', data=name, change=change):.3f}"
-            )
+            row.append(f"{nats:.2f}" if known[0] is None else f"{nats:.2f} {report.add('defaults/map', known, 'fraction', **about):.3f}")
         rows.append(row)
     measurement.print_table("Held-out nats, and what the map is worth", ["change", *names], rows)
 
@@ -105,7 +142,7 @@ def data_sets(arguments, seed):
     if arguments.data is not None:
         images = measurement.load_images(arguments)
         sets[images.name] = _split(images.x_train, images.y_train, seed, likelihood="bernoulli")
-    return sets
+    return {name: data for name, data in sets.items() if arguments.sets is None or name in arguments.sets}
 
 
 def _rings(angles):
@@ -119,18 +156,22 @@ def _split(x, known, seed, **parameters):
 
 def _measure(data, change, seed, arguments):
     """Held-out nats, and the worth of the map where something is known."""
+    model_class, _, quick = MODELS[arguments.model]
     parameters = data.parameters | {name: value for name, value in change.items() if name not in CONSTANTS}
     if arguments.quick:
-        parameters |= {"n_points": 55, "n_points_eval": 233, "max_iter": 2}
-    model = QLVMEmbedding(random_state=seed, device=arguments.device, **parameters)
+        parameters |= quick | {"max_iter": 2}
+    model = model_class(random_state=seed, device=arguments.device, **parameters)
     with constants(change):
         model.fit(data.fitted)
     nats = -model.score(data.held_out)
-    if data.known is None:
+    on_torus = parameters.get("latent", "torus" if arguments.model == "qlvm" else "normal") == "torus"
+    if data.known is None or (parameters.get("n_components") == 1 and not on_torus):
         return nats, None
-    if data.parameters.get("n_components") == 1:
+    if parameters.get("n_components") == 1:
         return nats, _agreement(model.transform(data.held_out)[:, 0], data.known[1])
-    maps = [measurement.euclidean_map(model, "local", x) for x in (data.fitted, data.held_out)]
+    maps = [model.transform(x) for x in (data.fitted, data.held_out)]
+    if on_torus:
+        maps = [_rings(turns) for turns in maps]
     return nats, measurement.neighbour_accuracy(maps[0], data.known[0], maps[1], data.known[1])
 
 

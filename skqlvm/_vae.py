@@ -68,7 +68,7 @@ class VAEEmbedding(AmortizedModel):
         Passes over the data. "auto" is 100 passes but at most 10,000 steps of the optimiser.
     batch_size : int, default=128
         Rows a step.
-    learning_rate : float, default=2e-3
+    learning_rate : float, default=4e-3
         Largest step size of the one-cycle schedule.
     weight_decay : float, default=0.0
         Decoupled decay of weight matrices.
@@ -134,7 +134,7 @@ class VAEEmbedding(AmortizedModel):
         image_shape=None,
         max_iter="auto",
         batch_size=128,
-        learning_rate=2e-3,
+        learning_rate=4e-3,
         weight_decay=0.0,
         validation_fraction=0.1,
         n_iter_no_change=20,
@@ -246,7 +246,7 @@ class IWAEEmbedding(AmortizedModel):
         image_shape=None,
         max_iter="auto",
         batch_size=128,
-        learning_rate=2e-3,
+        learning_rate=4e-3,
         weight_decay=0.0,
         validation_fraction=0.1,
         n_iter_no_change=20,

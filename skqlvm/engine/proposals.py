@@ -26,7 +26,7 @@ _WINDINGS = (-2, -1, 0, 1, 2)
 _LOG_VARIANCE = (-18.0, 6.0)
 """Limits of what an encoder may say, so that no proposal degenerates in float32."""
 
-_START = 0.0
+_START = -4.0
 """Log variance that an encoder's output of zero stands for."""
 
 
