@@ -211,7 +211,8 @@ class Wrapped:
         """Return log q(z | x) in nats, of shape (n, s)."""
         nearest = z - (z - self.loc[:, None]).detach().round()
         windings = nearest.new_tensor(list(product(_WINDINGS, repeat=z.shape[-1])))
-        return torch.logsumexp(torch.stack([self.normal.log_prob(nearest + winding) for winding in windings]), 0)
+        unwound = (nearest[:, :, None] + windings).flatten(1, 2)
+        return torch.logsumexp(self.normal.log_prob(unwound).unflatten(1, (z.shape[1], len(windings))), -1)
 
     def kl(self, z: Tensor) -> Tensor:
         """Return an unbiased estimate of KL(q || uniform) = E_q[log q(z | x)] from the draws z, of shape (n,)."""
