@@ -220,7 +220,7 @@ def test_scaled_stretches_each_coordinate(family, generator):
 def wound(family, k, log_variance, seed=0, n=3):
     """A wrapped proposal of chosen width."""
     outputs = said(family, True, n, k, torch.Generator().manual_seed(seed))
-    outputs[:, 2 * k : 3 * k] = log_variance
+    outputs[:, 2 * k : 3 * k] = log_variance - proposals._START
     if log_variance < 0:
         outputs[:, 3 * k :] *= 0.05
     return proposals.proposal(family, outputs, k, wrapped=True)
