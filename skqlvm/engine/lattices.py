@@ -148,8 +148,15 @@ def nested(n_components: int, n_points: int) -> Tensor:
     -------
     Tensor of shape (n_points, n_components)
         In turns, float64.
+
+    Raises
+    ------
+    ValueError
+        If there are too many dimensions or points, or these are no power of two.
     """
-    if n_points & (n_points - 1) or n_points > 2**20:
+    if n_components > len(_EXTENSIBLE):
+        raise ValueError(f"n_components expects 1, 2 or 3, but got {n_components}.")
+    if n_points < 1 or n_points & (n_points - 1) or n_points > 2**20:
         raise ValueError(f"n_points expects a power of two up to 2^20, but got {n_points}.")
     index = torch.zeros(1, dtype=torch.int64)
     while len(index) < n_points:
