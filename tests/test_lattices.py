@@ -234,3 +234,55 @@ def test_shift_follows_the_device_of_generator_and_points(device):
     points = lattices.lattice(2, 13, torch.float32).to(device)
     moved = lattices.shifted(points, lattices.random_shift(2, torch.Generator().manual_seed(0)))
     assert (moved.device, moved.dtype) == (points.device, torch.float32)
+
+
+# nested lattices
+
+
+@given(k=dimensions, power=st.integers(0, 9))
+def test_first_half_of_a_nested_lattice_is_the_one_of_half_the_size(k, power):
+    points = lattices.nested(k, 2 ** (power + 1))
+    assert points.dtype == torch.float64
+    assert torch.equal(points[: 2**power], lattices.nested(k, 2**power))
+    assert (points[0] == 0).all()
+
+
+@given(k=dimensions, power=st.integers(0, 10))
+def test_nested_lattice_equals_an_integer_loop_over_reversed_bits(k, power):
+    m, vector = 2**power, (1, 364981, 245389)[:k]
+    reverse = [int(format(j, f"0{power}b")[::-1], 2) if power else 0 for j in range(m)]
+    expected = [[i * g % m / m for g in vector] for i in reverse]
+    assert torch.equal(lattices.nested(k, m), torch.tensor(expected, dtype=torch.float64))
+
+
+@given(k=dimensions, power=st.integers(0, 10))
+def test_nested_lattice_is_a_rank_one_lattice_with_distinct_coordinates(k, power):
+    points = lattices.nested(k, 2**power)
+    for coordinate in points.T:
+        assert torch.equal(coordinate.sort().values, torch.arange(2**power, dtype=torch.float64) / 2**power)
+    order = (points[:, 0] * 2**power).long()
+    step = points[order == 1 % 2**power]
+    torch.testing.assert_close(lattices.wrap(order[:, None] * step), points, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("k", "m"), [(2, 64), (2, 256), (2, 1024), (2, 4096), (3, 256), (3, 1024), (3, 2048)])
+def test_nested_lattice_is_nearly_as_good_as_the_best_of_its_size(k, m):
+    best = lattices.p2(lattices.points(m, lattices.korobov_vector(k, m, lattices.best_multiplier(k, m))))
+    assert lattices.p2(lattices.nested(k, m)) < 3 * best
+
+
+def test_largest_nested_lattice_keeps_its_points_apart():
+    points = lattices.nested(2, 2**20)
+    assert len(torch.unique(points[:, 1])) == 2**20
+    assert points.max() < 1
+
+
+@pytest.mark.parametrize("m", [0, -4, 3, 1000, 2**20 + 1, 2**21])
+def test_nested_lattice_of_another_size_is_refused(m):
+    with pytest.raises(ValueError, match=rf"n_points expects a power of two up to 2\^20, but got {m}"):
+        lattices.nested(2, m)
+
+
+def test_nested_lattice_of_more_than_three_dimensions_is_refused():
+    with pytest.raises(ValueError, match="n_components expects 1, 2 or 3, but got 4"):
+        lattices.nested(4, 8)

@@ -249,3 +249,151 @@ def test_conv_image_of_odd_size_is_the_corner_of_the_whole(z):
 @pytest.mark.parametrize("name", DECODERS)
 def test_decoder_has_no_batch_normalisation(name):
     assert not [module for module in DECODERS[name](2).modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
+
+
+# decoders of a Euclidean space
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_decoder_without_a_torus_takes_points_as_they_are(name, generator):
+    decoder = DECODERS[name](2, None).double()
+    assert not [module for module in decoder.modules() if isinstance(module, networks.TorusBasis)]
+    assert next(p for p in decoder.parameters() if p.ndim == 2).shape[1] == 2
+    z = torch.randn(13, 2, dtype=torch.float64, generator=generator)
+    assert decoder(z).shape == (13, 30)
+    assert (decoder(z + 1) - decoder(z)).abs().max() > 1e-4
+    decoder(z).square().sum().backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in decoder.parameters())
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_decoder_without_a_torus_starts_within_the_scale_of_the_data_under_the_normal_prior(name):
+    outputs = DECODERS[name](2, None)(torch.randn(2003, 2)).detach()
+    assert outputs.mean().abs() < 0.2 * outputs.std()
+    assert outputs.std().item() == pytest.approx(networks._START, rel=0.25)
+
+
+def test_linear_decoder_without_a_torus_is_affine(generator):
+    decoder = networks.MLPDecoder(3, 5, (), None).double()
+    weight, bias = decoder.parameters()
+    z = torch.randn(7, 3, dtype=torch.float64, generator=generator)
+    torch.testing.assert_close(decoder(z), z @ weight.T + bias, rtol=0, atol=1e-13)
+
+
+def test_anneal_leaves_a_decoder_without_a_torus_alone(z):
+    decoder = networks.MLPDecoder(2, 5, (7,), None).double()
+    before = decoder(z)
+    networks.anneal(decoder, 0.1)
+    assert torch.equal(decoder(z), before)
+
+
+# encoders
+
+ENCODERS = {
+    "mlp": lambda: networks.MLPEncoder(30, 7, (11, 13)),
+    "linear": lambda: networks.MLPEncoder(30, 7, ()),
+    "conv": lambda: networks.ConvEncoder(30, 7, (2, 3, 5), (11,), n_channels=6),
+}
+
+
+@pytest.fixture(params=ENCODERS)
+def encoder(request):
+    """An encoder from 30 features to 7 outputs, in float64."""
+    return ENCODERS[request.param]().double()
+
+
+@pytest.fixture
+def x(generator):
+    return torch.randn(13, 30, dtype=torch.float64, generator=generator)
+
+
+def test_encoder_encodes_each_row_for_itself(encoder, x):
+    together = encoder.train()(x)
+    assert together.shape == (13, 7)
+    torch.testing.assert_close(torch.cat([encoder(row[None]) for row in x]), together, rtol=0, atol=1e-12)
+    order = torch.arange(12, -1, -1)
+    torch.testing.assert_close(encoder(x[order]), together[order], rtol=0, atol=1e-12)
+
+
+def test_every_parameter_of_an_encoder_has_a_gradient(encoder, x):
+    encoder(x).square().sum().backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in encoder.parameters())
+
+
+def test_encoder_keeps_nothing_between_calls_and_draws_nothing(encoder, x):
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    assert torch.equal(encoder.train()(x), encoder.eval()(x))
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+    assert not [module for module in encoder.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
+
+
+def test_mlp_encoder_equals_its_formula(x):
+    encoder = networks.MLPEncoder(30, 7, (11, 13)).double()
+    w1, b1, w2, b2, w3, b3 = encoder.parameters()
+    assert [w.shape for w in (w1, w2, w3)] == [(11, 30), (13, 11), (7, 13)]
+    hidden = ((x @ w1.T + b1).clamp(min=0) @ w2.T + b2).clamp(min=0)
+    torch.testing.assert_close(encoder(x), hidden @ w3.T + b3, rtol=0, atol=1e-13)
+
+
+def test_linear_encoder_is_affine(x):
+    encoder = networks.MLPEncoder(30, 7, ()).double()
+    weight, bias = encoder.parameters()
+    torch.testing.assert_close(encoder(x), x @ weight.T + bias, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("image_shape", [(1, 1, 1), (1, 4, 8), (3, 5, 7), (2, 11, 3), (1, 13, 17), (1, 28, 28)])
+def test_conv_encoder_reads_images_of_any_size(image_shape, generator):
+    channels, height, width = image_shape
+    n_features = channels * height * width
+    encoder = networks.ConvEncoder(n_features, 5, image_shape, (7,), n_channels=4).double()
+    assert encoder(torch.randn(3, n_features, dtype=torch.float64, generator=generator)).shape == (3, 5)
+
+
+def test_conv_encoder_sees_every_pixel_of_an_odd_image(generator):
+    """The border is padded, not cropped."""
+    encoder = networks.ConvEncoder(5 * 7, 11, (1, 5, 7), (13,), n_channels=8).double()
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.abs_()
+    x = torch.rand(1, 35, dtype=torch.float64, generator=generator).requires_grad_()
+    (gradient,) = torch.autograd.grad(encoder(x).sum(), x)
+    assert (gradient > 0).all()
+
+
+def test_conv_encoder_of_an_odd_image_is_that_of_the_image_with_zeros_at_its_ends(generator):
+    odd = networks.ConvEncoder(2 * 5 * 11, 7, (2, 5, 11), (13,)).double()
+    even = networks.ConvEncoder(2 * 8 * 12, 7, (2, 8, 12), (13,)).double()
+    even.load_state_dict(odd.state_dict())
+    x = torch.randn(3, 2, 5, 11, dtype=torch.float64, generator=generator)
+    padded = torch.zeros(3, 2, 8, 12, dtype=torch.float64)
+    padded[:, :, :5, :11] = x
+    torch.testing.assert_close(odd(x.flatten(1)), even(padded.flatten(1)), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("network", [networks.ConvDecoder, networks.ConvEncoder])
+def test_conv_refuses_an_image_shape_of_another_size(network):
+    sizes = (2, 30) if network is networks.ConvDecoder else (30, 2)
+    with pytest.raises(ValueError, match=r"image_shape expects 30 values, but got \(1, 5, 5\)"):
+        network(*sizes, (1, 5, 5))
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_coarse_products_change_float32_encoders_little(name, generator, device):
+    encoder, x = ENCODERS[name]().to(device), torch.randn(101, 30, generator=generator).to(device)
+
+    def outputs_and_gradient():
+        outputs = encoder(x)
+        return outputs.detach(), torch.cat([g.flatten() for g in torch.autograd.grad(outputs.square().mean(), encoder.parameters())])
+
+    exact = outputs_and_gradient()
+    with matmul_precision("medium"):
+        coarse = outputs_and_gradient()
+    for one, other in zip(coarse, exact, strict=True):
+        assert (one.dtype, one.device.type) == (torch.float32, torch.device(device).type)
+        assert (one - other).norm() < 0.04 * other.norm()
+
+
+def test_coarse_products_leave_float64_encoders_alone(encoder, x):
+    expected = encoder(x)
+    with matmul_precision("medium"):
+        assert torch.equal(encoder(x), expected)

@@ -1,4 +1,4 @@
-"""The lattice's bound: closed forms of known decoders, a NumPy model, chunks, and Fisher's identity."""
+"""What is maximised: closed forms of known decoders, a NumPy model, chunks, Fisher's identity, and bounds from draws."""
 
 from math import exp, log, pi, sqrt
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.special import ive, logsumexp
 from torch import nn
 
-from skqlvm.engine import lattices, likelihoods, networks, objectives, posteriors
+from skqlvm.engine import lattices, likelihoods, networks, objectives, posteriors, proposals
 from skqlvm.engine.precision import matmul_precision
 
 CIRCLE_X = torch.tensor([[0.6, 0.3]], dtype=torch.float64)
@@ -416,3 +416,273 @@ def test_exp_of_the_bound_is_a_density(generator):
     bound = objectives.lattice_bound(lambda z: likelihood.table(grid, decoder(z)), lattices.lattice(2, 34)).detach()
     assert torch.trapezoid(bound.exp(), grid[:, 0]).item() == pytest.approx(1, abs=1e-9)
     assert exp(bound.max().item()) > 0.01
+
+
+# bounds from draws
+
+
+def normal_draws(generator, n, s, loc=0.0, scale=1.0):
+    return loc + scale * torch.randn(n, s, dtype=torch.float64, generator=generator)
+
+
+@given(n=st.integers(1, 7), s=st.integers(1, 11), beta=st.floats(0, 7), seed=st.integers(0, 99))
+def test_elbo_is_mean_reconstruction_less_weighted_divergence(n, s, beta, seed):
+    generator = torch.Generator().manual_seed(seed)
+    log_px_z, kl = normal_draws(generator, n, s), normal_draws(generator, 1, n)[0]
+    expected = [sum(row) / s - beta * divergence for row, divergence in zip(log_px_z.tolist(), kl.tolist(), strict=True)]
+    torch.testing.assert_close(objectives.elbo(log_px_z, kl, beta), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-12)
+    assert torch.equal(objectives.elbo(log_px_z, kl), objectives.elbo(log_px_z, kl, 1.0))
+
+
+@given(n=st.integers(1, 5), s=st.integers(2, 23), seed=st.integers(0, 99))
+def test_standard_error_of_mean_equals_numpy_along_any_axis(n, s, seed):
+    values = normal_draws(torch.Generator().manual_seed(seed), n, s)
+    expected = torch.from_numpy(np.std(values.numpy(), axis=1, ddof=1) / sqrt(s))
+    torch.testing.assert_close(objectives.standard_error_of_mean(values), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(objectives.standard_error_of_mean(values.T, 0), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(objectives.standard_error(values.T, 0), objectives.standard_error(values), rtol=1e-10, atol=1e-12)
+
+
+def test_standard_errors_of_a_single_draw_are_infinite(generator):
+    for error in (objectives.standard_error, objectives.standard_error_of_mean):
+        assert torch.equal(error(normal_draws(generator, 5, 1)), torch.full((5,), float("inf"), dtype=torch.float64))
+
+
+@given(s=st.integers(2, 60), seed=st.integers(0, 99), offset=st.sampled_from([0.0, -1e4, 700.0]))
+def test_standard_error_is_the_relative_error_of_the_mean_weight(s, seed, offset):
+    log_w = normal_draws(torch.Generator().manual_seed(seed), 3, s)
+    weights = np.exp(log_w.numpy())
+    expected = torch.from_numpy(weights.std(axis=1, ddof=1) / sqrt(s) / weights.mean(axis=1))
+    torch.testing.assert_close(objectives.standard_error(log_w + offset), expected, rtol=1e-8, atol=1e-10)
+
+
+def test_standard_error_tells_how_repeated_estimates_scatter(generator):
+    """Log weights of scale 0.7 have the exact relative error sqrt(exp(0.49) - 1) over the root of their number."""
+    s, repeats = 1009, 2003
+    log_w = normal_draws(generator, repeats, s, scale=0.7)
+    scatter = objectives.log_mean_exp(log_w).std().item()
+    assert scatter == pytest.approx(sqrt((exp(0.49) - 1) / s), rel=0.06)
+    assert objectives.standard_error(log_w).mean().item() == pytest.approx(scatter, rel=0.06)
+    resampled = log_w[0][torch.randint(s, (repeats, s), generator=generator)]
+    bootstrap = objectives.log_mean_exp(resampled).std().item()
+    assert objectives.standard_error(log_w[0]).item() == pytest.approx(bootstrap, rel=0.1)
+
+
+def test_standard_error_of_equal_weights_is_zero():
+    assert torch.equal(objectives.standard_error(torch.full((3, 7), -1e5, dtype=torch.float64)), torch.zeros(3, dtype=torch.float64))
+
+
+# gradients of bounds from draws: log p(x, z) with x given, z = loc + exp(log_scale) noise, model N(x; theta z, 1) N(z; 0, 1)
+
+OBSERVED, THETA, LOC, LOG_SCALE = 1.3, 0.8, 0.4, -0.3
+
+
+def phi():
+    return torch.tensor([LOC, LOG_SCALE], dtype=torch.float64, requires_grad=True)
+
+
+def log_weights(noise, phi, theta, constant_density=False, z=None):
+    """Log weights (n, s) of draws from noise (n, s), and the draws (n, s, 1)."""
+    z = phi[0] + phi[1].exp() * noise if z is None else z
+    q = torch.distributions.Normal(*(value.detach() if constant_density else value for value in (phi[0], phi[1].exp())))
+    joint = torch.distributions.Normal(theta * z, 1.0).log_prob(torch.tensor(OBSERVED, dtype=torch.float64))
+    return joint - 0.5 * (z**2 + log(2 * pi)) - q.log_prob(z), z[..., None]
+
+
+def doubly(noise, phi, theta):
+    z = (phi[0] + phi[1].exp() * noise)[..., None]
+    log_w, _ = log_weights(noise, phi, theta, True, z[..., 0])
+    return objectives.doubly_reparametrized(log_w, z)
+
+
+def standard(noise, phi, theta):
+    return objectives.log_mean_exp(log_weights(noise, phi, theta)[0])
+
+
+def gradients(bound, noise, parameters):
+    """One gradient for each row of noise, of shape (n, n_parameters)."""
+    theta = torch.tensor(THETA, dtype=torch.float64, requires_grad=True)
+    rows = []
+    for row in noise:
+        values = parameters()
+        rows.append(torch.cat([g.reshape(-1) for g in torch.autograd.grad(bound(row[None], values, theta).sum(), (values, theta))]))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("s", [1, 2, 7, 50])
+def test_doubly_reparametrized_bound_is_the_bound(s, generator):
+    noise, theta = normal_draws(generator, 5, s), torch.tensor(THETA, dtype=torch.float64)
+    torch.testing.assert_close(doubly(noise, phi(), theta), standard(noise, phi(), theta), rtol=0, atol=1e-13)
+
+
+@given(s=st.integers(1, 11), seed=st.integers(0, 99))
+def test_gradient_of_the_bound_is_that_of_log_weights_times_constant_weights(s, seed):
+    """V5: sum_k v_k grad log w_k, with the normalised weights v as constants."""
+    noise = normal_draws(torch.Generator().manual_seed(seed), 5, s)
+
+    def detached(noise, phi, theta):
+        log_w, _ = log_weights(noise, phi, theta)
+        return (torch.softmax(log_w, -1).detach() * log_w).sum(-1)
+
+    torch.testing.assert_close(gradients(standard, noise, phi), gradients(detached, noise, phi), rtol=1e-10, atol=1e-12)
+
+
+def test_gradient_of_the_bound_of_one_draw_is_that_of_the_elbo(generator):
+    noise = normal_draws(generator, 7, 1)
+
+    def one_draw_elbo(noise, phi, theta):
+        return objectives.elbo(log_weights(noise, phi, theta)[0], torch.zeros(len(noise), dtype=torch.float64))
+
+    torch.testing.assert_close(gradients(standard, noise, phi), gradients(one_draw_elbo, noise, phi), rtol=1e-12, atol=1e-12)
+
+
+def test_doubly_reparametrized_gradient_of_one_draw_is_the_path_derivative(generator):
+    """Sticking the landing: the density of the proposal as a constant. At the true posterior it is zero, draw by draw."""
+    noise = normal_draws(generator, 7, 1)
+
+    def path(noise, phi, theta):
+        return log_weights(noise, phi, theta, True)[0].sum(-1)
+
+    torch.testing.assert_close(gradients(doubly, noise, phi), gradients(path, noise, phi), rtol=1e-12, atol=1e-12)
+    variance = 1 / (1 + THETA**2)
+
+    def posterior():
+        return torch.tensor([THETA * OBSERVED * variance, 0.5 * log(variance)], dtype=torch.float64, requires_grad=True)
+
+    for s in (1, 5):
+        found = gradients(doubly, normal_draws(generator, 7, s), posterior)[:, :2]
+        torch.testing.assert_close(found, torch.zeros_like(found), rtol=0, atol=1e-13)
+
+
+@given(s=st.integers(1, 11), seed=st.integers(0, 99))
+def test_doubly_reparametrized_gradient_weighs_paths_by_squares(s, seed):
+    """A loop over the draws: sum_k v_k^2 (d log w_k / d z_k) (d z_k / d phi) for the proposal, sum_k v_k d log w_k for the model."""
+    noise = normal_draws(torch.Generator().manual_seed(seed), 3, s)
+    found = gradients(doubly, noise, phi)
+    for row, gradient in zip(noise.tolist(), found, strict=True):
+        scale = exp(LOG_SCALE)
+        draws = [LOC + scale * e for e in row]
+        log_w = [-0.5 * (OBSERVED - THETA * z) ** 2 - 0.5 * z**2 + 0.5 * e**2 for z, e in zip(draws, row, strict=True)]
+        total = sum(exp(value) for value in log_w)
+        v = [exp(value) / total for value in log_w]
+        slopes = [THETA * (OBSERVED - THETA * z) - z + (z - LOC) / scale**2 for z in draws]
+        by_loc = sum(weight**2 * slope for weight, slope in zip(v, slopes, strict=True))
+        by_log_scale = sum(weight**2 * slope * scale * e for weight, slope, e in zip(v, slopes, row, strict=True))
+        by_theta = sum(weight * z * (OBSERVED - THETA * z) for weight, z in zip(v, draws, strict=True))
+        torch.testing.assert_close(gradient, torch.tensor([by_loc, by_log_scale, by_theta], dtype=torch.float64), rtol=1e-9, atol=1e-11)
+
+
+def test_doubly_reparametrized_gradient_of_the_model_is_the_plain_one(generator):
+    noise = normal_draws(generator, 11, 7)
+    torch.testing.assert_close(gradients(doubly, noise, phi)[:, 2], gradients(standard, noise, phi)[:, 2], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("s", "repeats"), [(3, 2003), (50, 1009)])
+def test_both_gradients_have_one_expectation_and_the_doubly_reparametrized_one_less_noise(s, repeats, generator):
+    noise = normal_draws(generator, repeats, s)
+    plain, double = gradients(standard, noise, phi)[:, :2], gradients(doubly, noise, phi)[:, :2]
+    differences = plain - double
+    z_scores = differences.mean(0) / (differences.std(0) / sqrt(repeats))
+    assert (z_scores.abs() < 4).all()
+    spreads = double.std(0) / plain.std(0)
+    if s == 50:
+        assert (spreads < 0.7).all()
+        assert (plain.mean(0).abs() > 0.001).all()
+
+
+def test_doubly_reparametrized_bound_needs_no_gradient(generator):
+    noise, theta = normal_draws(generator, 5, 7), torch.tensor(THETA, dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.equal(doubly(noise, phi(), theta), standard(noise, phi(), theta))
+
+
+def test_bounds_from_draws_rise_with_their_number_and_stay_below_log_p(generator):
+    """V2: elbo <= IWAE_K <= IWAE_K' <= log p in expectation, for a proposal that is not the posterior."""
+    repeats, theta, variance = 40_009, torch.tensor(THETA, dtype=torch.float64), 1 + THETA**2
+    log_p = -0.5 * (OBSERVED**2 / variance + log(2 * pi * variance))
+    scale, best = exp(LOG_SCALE), 1 / sqrt(variance)
+    gap = log(best / scale) + (scale**2 + (LOC - THETA * OBSERVED / variance) ** 2) / (2 * best**2) - 0.5
+    means, errors = [], []
+    for s in (1, 2, 5, 23):
+        bounds = standard(normal_draws(generator, repeats, s), phi(), theta).detach()
+        means.append(bounds.mean().item())
+        errors.append(bounds.std().item() / sqrt(repeats))
+    assert abs(means[0] - (log_p - gap)) < 4 * errors[0]
+    assert means[0] < means[1] - 4 * errors[1] < means[2] - 4 * errors[2] < means[3]
+    assert means[3] < log_p
+
+
+def test_elbo_of_a_wrong_proposal_misses_log_p_by_its_divergence_from_the_posterior():
+    """V2, exactly: the expected reconstruction by Gauss-Hermite quadrature, which is exact for a quadratic."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(5)
+    variance, scale = 1 + THETA**2, exp(LOG_SCALE)
+    q = proposals.DiagonalNormal(torch.tensor([[LOC]], dtype=torch.float64), torch.tensor([[scale**2]], dtype=torch.float64))
+    z = q.at(torch.tensor(nodes)[:, None])
+    reconstruction = torch.distributions.Normal(THETA * z[..., 0], 1.0).log_prob(torch.tensor(OBSERVED, dtype=torch.float64))
+    expected = reconstruction @ torch.tensor(weights / weights.sum())
+    bound = objectives.elbo(expected[:, None], q.kl(z)).item()
+    log_p = -0.5 * (OBSERVED**2 / variance + log(2 * pi * variance))
+    best = 1 / sqrt(variance)
+    gap = log(best / scale) + (scale**2 + (LOC - THETA * OBSERVED / variance) ** 2) / (2 * best**2) - 0.5
+    assert bound == pytest.approx(log_p - gap, abs=1e-12)
+
+
+# the discrepancy
+
+
+@given(n=st.integers(1, 7), m=st.integers(1, 5), k=st.integers(1, 3), seed=st.integers(0, 99))
+def test_discrepancy_equals_a_double_loop(n, m, k, seed):
+    generator = torch.Generator().manual_seed(seed)
+    a, b = (torch.randn(size, k, dtype=torch.float64, generator=generator) for size in (n, m))
+
+    def kernel(u, v):
+        return 2 * k / (2 * k + float(((u - v) ** 2).sum()))
+
+    def within(u):
+        pairs = [kernel(u[i], u[j]) for i in range(len(u)) for j in range(len(u)) if i != j]
+        return sum(pairs) / max(1, len(pairs))
+
+    between = sum(kernel(u, v) for u in a for v in b) / (n * m)
+    assert objectives.maximum_mean_discrepancy(a, b).item() == pytest.approx(within(a) + within(b) - 2 * between, abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [2, 3, 23])
+def test_discrepancy_of_equal_distributions_has_expectation_zero(n, generator):
+    """Also for a few points, where a sum that kept the diagonal would be biased by about 2 / n."""
+    repeats = 3001
+    samples = torch.randn(repeats, 2, n, 3, dtype=torch.float64, generator=generator)
+    values = torch.stack([objectives.maximum_mean_discrepancy(a, b) for a, b in samples])
+    assert abs(values.mean()) < 4 * values.std() / sqrt(repeats)
+    assert values.min() < 0
+
+
+def test_discrepancy_grows_with_a_shift_and_with_a_spread(generator):
+    a, b = torch.randn(2, 1009, 3, dtype=torch.float64, generator=generator)
+    shifts = [objectives.maximum_mean_discrepancy(a, b + shift).item() for shift in (0.0, 0.3, 1.0, 3.0, 1e4)]
+    spreads = [objectives.maximum_mean_discrepancy(a, b * spread).item() for spread in (1.0, 0.5, 0.1)]
+    assert shifts == sorted(shifts)
+    assert spreads == sorted(spreads)
+    assert abs(shifts[0]) < 0.01 < shifts[1]
+    assert objectives.maximum_mean_discrepancy(a, b + 0.3).item() == pytest.approx(
+        objectives.maximum_mean_discrepancy(b + 0.3, a).item(), abs=1e-12
+    )
+
+
+def test_discrepancy_estimate_of_few_points_is_unbiased(generator):
+    """The mean over samples of 5 and 7 is what large samples say."""
+    large = objectives.maximum_mean_discrepancy(
+        torch.randn(1511, 2, dtype=torch.float64, generator=generator), 1 + torch.randn(1511, 2, dtype=torch.float64, generator=generator)
+    )
+    draws = [
+        (torch.randn(5, 2, dtype=torch.float64, generator=generator), 1 + torch.randn(7, 2, dtype=torch.float64, generator=generator))
+        for _ in range(2003)
+    ]
+    values = torch.stack([objectives.maximum_mean_discrepancy(a, b) for a, b in draws])
+    assert abs(values.mean() - large) < 4 * values.std() / sqrt(2003) + 0.02
+
+
+def test_gradient_of_the_discrepancy_pulls_codes_to_the_prior(generator):
+    codes = (2 + torch.randn(101, 2, dtype=torch.float64, generator=generator)).requires_grad_()
+    prior = torch.randn(101, 2, dtype=torch.float64, generator=generator)
+    (gradient,) = torch.autograd.grad(objectives.maximum_mean_discrepancy(codes, prior), codes)
+    assert (gradient.mean(0) > 0).all()
