@@ -29,7 +29,7 @@ class AmortizedModel(LatentModel):
     A subclass defines ``_objective`` by `_weighed`, and ``_has_posterior``: whether its training gives q a spread.
     """
 
-    _architecture_names = (*LatentModel._architecture_names, "encoder", "latent", "posterior")
+    _architecture_names = (*LatentModel._architecture_names, "encoder", "latent", "covariance_type")
     _auto_steps, _auto_passes = 10_000, 100
 
     @property
@@ -182,7 +182,7 @@ class AmortizedModel(LatentModel):
         return super()._resolved_order(n_rows) if self.latent == "torus" else None
 
     def _parts(self, x):
-        n_outputs = proposals.n_outputs(self.posterior, self.n_components, wrapped=self.latent == "torus")
+        n_outputs = proposals.n_outputs(self.covariance_type, self.n_components, wrapped=self.latent == "torus")
         return {
             "decoder": self._start_decoder(x.shape[1]),
             "encoder": self._start_encoder(x.shape[1], n_outputs),
@@ -206,7 +206,7 @@ class AmortizedModel(LatentModel):
         self._check_shared_parameters()
         _validation.check_option("encoder", self.encoder, ENCODERS, or_callable=True)
         _validation.check_option("latent", self.latent, PRIORS)
-        _validation.check_option("posterior", self.posterior, proposals.FAMILIES)
+        _validation.check_option("covariance_type", self.covariance_type, proposals.FAMILIES)
         if self.latent == "torus" and self.n_components > 3:
             raise ValueError(f"latent='torus' expects 1, 2 or 3 components, but got {self.n_components}. Use latent='normal'.")
 
@@ -221,7 +221,7 @@ class AmortizedModel(LatentModel):
     def _proposal(self, outputs):
         """The posteriors that an encoder's outputs stand for."""
         built = self._built_with
-        return proposals.proposal(built["posterior"], outputs, built["n_components"], wrapped=built["latent"] == "torus")
+        return proposals.proposal(built["covariance_type"], outputs, built["n_components"], wrapped=built["latent"] == "torus")
 
     def _proposed(self, x):
         """The posteriors of rows, in their precision."""

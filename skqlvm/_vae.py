@@ -36,7 +36,7 @@ class VAEEmbedding(AmortizedModel):
     ----------
     n_components : int, default=2
         Dimension of the latent space.
-    posterior : {"diagonal", "low_rank", "full"}, default="diagonal"
+    covariance_type : {"diagonal", "low_rank", "full"}, default="diagonal"
         Covariance of q(z | x): independent coordinates, these plus one common factor, or any.
     latent : {"normal", "torus"}, default="normal"
         A standard normal prior, or the torus of `QLVMEmbedding` with its uniform prior and a normal posterior wound around it, in up to
@@ -120,7 +120,7 @@ class VAEEmbedding(AmortizedModel):
         self,
         n_components=2,
         *,
-        posterior="diagonal",
+        covariance_type="diagonal",
         latent="normal",
         objective="elbo",
         beta=1.0,
@@ -145,7 +145,7 @@ class VAEEmbedding(AmortizedModel):
         verbose=0,
     ):
         self.n_components = n_components
-        self.posterior = posterior
+        self.covariance_type = covariance_type
         self.latent = latent
         self.objective = objective
         self.beta = beta
@@ -235,7 +235,7 @@ class IWAEEmbedding(AmortizedModel):
         *,
         n_importance_samples=10,
         gradient="standard",
-        posterior="diagonal",
+        covariance_type="diagonal",
         latent="normal",
         likelihood="gaussian",
         noise_variance="spherical",
@@ -259,7 +259,7 @@ class IWAEEmbedding(AmortizedModel):
         self.n_components = n_components
         self.n_importance_samples = n_importance_samples
         self.gradient = gradient
-        self.posterior = posterior
+        self.covariance_type = covariance_type
         self.latent = latent
         self.likelihood = likelihood
         self.noise_variance = noise_variance
