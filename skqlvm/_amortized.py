@@ -282,9 +282,19 @@ class AmortizedModel(LatentModel):
         likelihood = self.likelihood_
         return objectives.log_mean_exp(chart.relative(likelihood, x) + log_weight.to(x)) + chart.offset(likelihood, x)
 
+    def _check_finite(self, x):
+        """Raise if the last step of a training left an encoder or a decoder that is not finite."""
+        with torch.no_grad():
+            proposal = self._proposed(x)
+            z = proposal.loc[:, None]
+            if not bool(proposal.log_prob(z).isfinite().all()):
+                raise self._diverged("the encoder's output is not finite")
+            self._decode(z[:, 0], factored=False)
+
     def _finish(self, x):
         """Find a lattice on which the likelihood has converged, by doubling it."""
         vars(self).pop("n_points_eval_", None)
+        self._check_finite(x)
         n_components, X = self._n_features_out, x.cpu().numpy()
         if n_components > 3:
             return
