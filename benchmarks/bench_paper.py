@@ -66,7 +66,7 @@ def _parse(argv):
         parser.error("--images omniglot needs --data")
     arguments.dimensions = arguments.dimensions or ([2, 8] if arguments.quick else [1, 2, 3, 8, 32])
     if arguments.quick:
-        arguments.seconds = 0.05 if arguments.seconds is None else arguments.seconds
+        arguments.seconds, arguments.seeds = arguments.seconds or 0.05, arguments.seeds[:1]
     return arguments
 
 
@@ -92,23 +92,21 @@ def _run(arguments):
 
 
 def _budget(n_components, data, arguments):
-    """The seconds that a fit may take."""
+    """The seconds that a fit may train for."""
     if arguments.seconds is not None:
         return arguments.seconds
-    model = contenders.build("QLVM", min(3, n_components), 0, arguments)
-    return contenders.speed(model, data.x_train).seconds(contenders.default_passes(model, len(data.x_train)))
+    return contenders.default_seconds(min(3, n_components), data.x_train, arguments)
 
 
 def _passes(name, n_components, seconds, data, arguments):
     if name == "QLVM" and arguments.seconds is None:
         return "auto"
-    model = contenders.build(name, n_components, 0, arguments)
-    return contenders.speed(model, data.x_train, min(1.5, seconds / 4)).passes(seconds)
+    return contenders.passes(contenders.build(name, n_components, 0, arguments), data.x_train, seconds)
 
 
 def _measure(model, data, arguments):
     """Fit a model; return its measurements by name."""
-    model.fit(data.x_train)
+    contenders.fit(model, data.x_train)
     subsample = np.random.default_rng(0).permutation(len(data.x_test))[: 50 if arguments.quick else _N_SUBSAMPLE]
     bound = contenders.bound_nats(model, data.x_test)
     gap = _gap(model, data.x_test, bound, subsample, arguments)

@@ -13,11 +13,10 @@ seconds
 points
     QLVM trained on randomly shifted lattices, on a fixed one and on uniform random points, of equal numbers. Weights are chosen by a fine
     lattice for all of them, so that only the points of training differ.
-period
-    The decoder's input: the default harmonics; the first ones, as in the paper; as many of half turns, so that the ends do not meet; or the
-    bare coordinates, scaled to unit variance.
-prior
-    The uniform torus, and a standard normal prior: the coordinates through the normal's quantile function, under the same lattices.
+decoders
+    What the decoder's layers see of a point: harmonics of its turns, the default; the first ones only, as in the paper; as many of half
+    turns, so that the ends of the square do not meet; its coordinates, scaled to unit variance; or these through the normal's quantile
+    function, so that the prior is a standard normal, under the same lattices.
 """
 
 import tempfile
@@ -42,13 +41,13 @@ def main(argv=None):
     parser = measurement.parser(__doc__, seeds=(0, 1, 2))
     parser.add_argument("--images", choices=("mnist-10k", "omniglot"), default="mnist-10k", help="which images of the data folder")
     parser.add_argument("--figures", type=Path, help="folder for the pictures; only numbers without it")
-    parser.add_argument("--only", nargs="+", choices=_PARTS, default=list(_PARTS), help="pictures to make")
+    parser.add_argument("--only", nargs="+", choices=_PARTS, default=list(_PARTS), help="parts to run")
     parser.add_argument("--seconds", type=float, help="of training for each fit; by default those of QLVM's default fit")
     arguments = parser.parse_args(argv)
     if arguments.images == "omniglot" and arguments.data is None and not arguments.quick:
         parser.error("--images omniglot needs --data")
-    if arguments.quick and arguments.seconds is None:
-        arguments.seconds = 0.05
+    if arguments.quick:
+        arguments.seconds, arguments.seeds = arguments.seconds or 0.05, arguments.seeds[:1]
     data = measurement.load_images(arguments)
     data = data._replace(x_test=data.x_test[:_LARGEST_SCORED], y_test=data.y_test[:_LARGEST_SCORED])
     report = measurement.Report(arguments, data.name)
@@ -56,8 +55,8 @@ def main(argv=None):
     discarded = tempfile.TemporaryDirectory() if arguments.quick and arguments.figures is None else nullcontext()
     with discarded as folder:
         folder = arguments.figures or folder
-        for name in arguments.only:
-            _PARTS[name](data, arguments, report, partial(_save, folder and Path(folder), name))
+        for part in arguments.only:
+            _PARTS[part](data, arguments, report, partial(_save, folder and Path(folder)))
 
 
 def _save(folder, name, draw):
@@ -76,17 +75,14 @@ def _save(folder, name, draw):
 
 
 def _fit(model, data, seconds):
-    """Fit an unfitted model for so many seconds of training; by default as QLVM's default fit."""
+    """Fit an unfitted model with so many seconds of training; by default as it is."""
     if seconds is not None:
-        model.set_params(max_iter=contenders.speed(model, data.x_train, min(1.5, seconds / 4)).passes(seconds))
-    return model.fit(data.x_train)
+        model.set_params(max_iter=contenders.passes(model, data.x_train, seconds))
+    return contenders.fit(model, data.x_train)
 
 
 def _budget(data, arguments):
-    if arguments.seconds is not None:
-        return arguments.seconds
-    model = contenders.build("QLVM", 2, 0, arguments)
-    return contenders.speed(model, data.x_train).seconds(contenders.default_passes(model, len(data.x_train)))
+    return contenders.default_seconds(2, data.x_train, arguments) if arguments.seconds is None else arguments.seconds
 
 
 # Figure 3B
@@ -105,7 +101,7 @@ def _posteriors(data, arguments, report, save):
             report.add("paper_figures/posterior_kl", [np.median(rows) for rows in divergences], "nats", model=name, statistic="median")
             report.add("paper_figures/posterior_kl", [rows.mean() for rows in divergences], "nats", model=name, statistic="mean")
     chosen = [int(np.flatnonzero(data.y_test == label)[0]) for label in np.unique(data.y_test)[[0, 2, 4, 8]]]
-    save(partial(_draw_posteriors, models=models, data=data, chosen=chosen))
+    save("posteriors", partial(_draw_posteriors, models=models, data=data, chosen=chosen))
 
 
 def _divergences(model, x):
@@ -148,7 +144,8 @@ def _draw_posterior(axis, name, model, x, n_pixels=200):
 
 def _window(model, x):
     """A rectangle that holds a row's true posterior and the encoder's, and the latter's ellipses."""
-    mean, covariance = (part[0].astype(float) for part in model.posterior(x))
+    proposal = model._proposed(torch.from_numpy(x))
+    mean, covariance = (part[0].detach().double().cpu().numpy() for part in (proposal.loc, proposal.covariance()))
     circle = np.linspace(0, 2 * np.pi, 100)
     ellipse = np.stack([np.cos(circle), np.sin(circle)], 1) @ np.linalg.cholesky(covariance).T
     z, log_weight = model._prior(2).nodes(lattices.shifted(lattices.nested(2, 2**16), torch.tensor([0.38, 0.62])))
@@ -167,11 +164,11 @@ def _seconds(data, arguments, report, save):
     seconds, curves = _budget(data, arguments), {}
     for name in [*(f"QLVM, m = {size}" for size in sizes), "VAE", "IWAE-10", "IWAE-50"]:
         curves[name] = [_curve(name, seed, data, seconds, arguments) for seed in arguments.seeds]
-        for measure, column in (("bound", 2), ("nats", 3)):
-            values = [np.min(curve[1]) if measure == "bound" else curve[2] for curve in curves[name]]
-            report.add(f"paper_figures/held_out_{measure}", values, "nats", model=name, budget_seconds=seconds, column=column)
-        report.add("paper_figures/training_seconds", [curve[0][-1] for curve in curves[name]], "s", model=name, budget_seconds=seconds)
-    save(partial(_draw_seconds, curves=curves))
+        measured = {"held_out_bound": (min, 1, "nats"), "held_out_nats": (float, 2, "nats"), "training_seconds": (max, 0, "s")}
+        for measure, (reduce, part, unit) in measured.items():
+            values = [reduce(curve[part]) for curve in curves[name]]
+            report.add(f"paper_figures/{measure}", values, unit, model=name, budget_seconds=seconds)
+    save("seconds", partial(_draw_seconds, curves=curves))
 
 
 def _curve(name, seed, data, seconds, arguments):
@@ -194,7 +191,7 @@ def _draw_seconds(figure, curves):
     figure.set_size_inches(7, 4.2)
     axis = figure.subplots()
     last = max(seconds[-1] for runs in curves.values() for seconds, _, _ in runs)
-    for i, ((name, runs), colour) in enumerate(zip(curves.items(), _COLOURS, strict=True)):
+    for i, ((name, runs), colour) in enumerate(zip(curves.items(), _COLOURS, strict=False)):
         for number, (seconds, losses, exact) in enumerate(runs):
             axis.plot(seconds, losses, color=colour, linewidth=1.2, label=None if number else f"{name}: bound")
             axis.plot(last * (1.06 + 0.03 * i), exact, "_", color=colour, markersize=8, markeredgewidth=2)
@@ -260,7 +257,7 @@ def _points(data, arguments, report, save):
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
 
-    save(draw)
+    save("points", draw)
 
 
 def _variant(estimator, seed, arguments, **parameters):
@@ -302,49 +299,54 @@ def _decoder(coordinates, order, sizes, n_components, n_features):
     return _Moved(coordinates, networks.MLPDecoder(n_components, n_features, sizes, order))
 
 
-def _compare_decoders(name, variants, data, arguments, report, save):
-    """Fit QLVMs with other coordinates and harmonic orders, None for no harmonics."""
+_DECODERS = {
+    "harmonics of turns": (torch.nn.Identity(), "default"),
+    "first harmonics": (torch.nn.Identity(), 1),
+    "harmonics of half turns": (_half, "default"),
+    "coordinates": (_centred, None),
+    "normal quantiles": (_normal, None),
+}
+"""Coordinates, and the order of their harmonics; None for no harmonics."""
+
+_PERIOD = {
+    "harmonics of turns (default)": "harmonics of turns",
+    "first harmonics (paper)": "first harmonics",
+    "harmonics of half turns": "harmonics of half turns",
+    "coordinates": "coordinates",
+}
+_PRIOR = {
+    "uniform torus, harmonics (default)": "harmonics of turns",
+    "uniform torus, first harmonics (paper)": "first harmonics",
+    "uniform square": "coordinates",
+    "normal": "normal quantiles",
+}
+
+
+def _decoders(data, arguments, report, save):
     plain = contenders.build("QLVM", 2, 0, arguments)
     default = plain._resolved_order(len(data.x_train))
     measured = {}
-    for label, (coordinates, order) in variants.items():
+    for name, (coordinates, order) in _DECODERS.items():
         factory = partial(_decoder, coordinates, default if order == "default" else order, plain.hidden_layer_sizes)
         models = [contenders.build("QLVM", 2, seed, arguments, decoder=factory) for seed in arguments.seeds]
-        measured[label] = [_nats(model, data, arguments) for model in models]
-        report.add(f"paper_figures/{name}", measured[label], "nats", decoder=label)
-
-    def draw(figure):
-        figure.set_size_inches(6, 0.55 * len(variants) + 1)
-        axis = figure.subplots()
-        for i, (values, colour) in enumerate(zip(measured.values(), _COLOURS, strict=False)):
-            axis.plot(values, [-i] * len(values), "o", color=colour)
-            axis.plot([np.median(values)], [-i], "|", color=colour, markersize=18, markeredgewidth=2)
-        axis.set(yticks=[-i for i in range(len(measured))], yticklabels=list(measured), ylim=(0.5 - len(measured), 0.5))
-        axis.set_xlabel("minus log p(x), nats a test row; a bar at the median of the seeds")
-        axis.grid(alpha=0.3, axis="x")
-
-    save(draw)
+        measured[name] = [_nats(model, data, arguments) for model in models]
+        report.add("paper_figures/decoders", measured[name], "nats", decoder=name)
+    save("period", partial(_draw_decoders, measured=measured, labels=_PERIOD))
+    save("prior", partial(_draw_decoders, measured=measured, labels=_PRIOR))
 
 
-_PERIOD = {
-    "harmonics of turns (default)": (torch.nn.Identity(), "default"),
-    "first harmonics (paper)": (torch.nn.Identity(), 1),
-    "harmonics of half turns": (_half, "default"),
-    "coordinates": (_centred, None),
-}
-_PRIOR = {
-    "uniform torus, harmonics (default)": (torch.nn.Identity(), "default"),
-    "uniform torus, first harmonics (paper)": (torch.nn.Identity(), 1),
-    "uniform square": (_centred, None),
-    "normal": (_normal, None),
-}
-_PARTS = {
-    "posteriors": _posteriors,
-    "seconds": _seconds,
-    "points": _points,
-    "period": partial(_compare_decoders, "period", _PERIOD),
-    "prior": partial(_compare_decoders, "prior", _PRIOR),
-}
+def _draw_decoders(figure, measured, labels):
+    figure.set_size_inches(6, 0.45 * len(labels) + 0.9)
+    axis = figure.subplots()
+    for i, (name, colour) in enumerate(zip(labels.values(), _COLOURS, strict=False)):
+        axis.plot(measured[name], [-i] * len(measured[name]), "o", color=colour)
+        axis.plot([np.median(measured[name])], [-i], "|", color=colour, markersize=18, markeredgewidth=2)
+    axis.set(yticks=[-i for i in range(len(labels))], yticklabels=list(labels), ylim=(0.5 - len(labels), 0.5))
+    axis.set_xlabel("minus log p(x), nats a test row; bars at the medians")
+    axis.grid(alpha=0.3, axis="x")
+
+
+_PARTS = {"posteriors": _posteriors, "seconds": _seconds, "points": _points, "decoders": _decoders}
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Decoders have the same layers and one likelihood. Encoders have the richest posterior, a normal of full covariance, in up to three
 dimensions; beyond, a diagonal one. Nobody stops early: training ends with its time, and the weights that were best on held-out rows of the
-training file are kept.
+training file are kept. Validations are not counted as training: they are the same 60 for all, and dear for models of many draws.
 """
 
 import math
@@ -10,19 +10,20 @@ import warnings
 from functools import partial
 from typing import NamedTuple
 
+import measurement
 import numpy as np
 import torch
 from sklearn.base import clone
 
 from skqlvm import IWAEEmbedding, QLVMEmbedding, VAEEmbedding
-from skqlvm.engine import lattices, objectives
+from skqlvm.engine import lattices, objectives, training
 
 _TOLERANCE = 0.01
 _FEWEST_POINTS, _MOST_POINTS = 2**10, 2**18
 _N_SEARCHED = 500
 _ROWS, _POINTS = 2000, 2**12
 _N_SHIFTS, _N_DRAWS = 8, 200
-_N_VALIDATIONS = 60
+_N_TIMED = 10
 _OFFSET = torch.tensor([0.38196601125, 0.61803398875, 0.23606797750], dtype=torch.float64)
 """Shift of the scoring lattice: no point of it lies on the border of the cube, where a normal's quantiles are infinite."""
 
@@ -59,42 +60,49 @@ def build(name, n_components, seed, arguments, **parameters):
     return estimator(n_components, **settings | parameters)
 
 
-class Speed(NamedTuple):
-    """Seconds of training that a pass over the data takes, and a validation, of which a fit makes about 60."""
+def fit(model, x):
+    """Fit a model; its history then has seconds of training, without validations."""
+    validate = training._Run.validate
 
-    of_pass: float
-    of_validation: float
+    def uncounted(run, loss):
+        value, seconds = measurement.timed(validate, run, loss)
+        run.since += seconds
+        return value
 
-    def seconds(self, n_passes):
-        """Return what a fit of so many passes takes."""
-        return n_passes * self.of_pass + _N_VALIDATIONS * self.of_validation
-
-    def passes(self, seconds):
-        """Return how many passes a fit makes in so many seconds, one at least."""
-        return max(1, round((seconds - _N_VALIDATIONS * self.of_validation) / self.of_pass))
+    training._Run.validate = uncounted
+    try:
+        return model.fit(x)
+    finally:
+        training._Run.validate = validate
 
 
-def speed(model, x, patience=1.5):
-    """Time short fits of an unfitted model for about as many seconds as `patience`, after one to warm up."""
-    held_out = model.validation_fraction
+def step_seconds(model, x, patience=2.0):
+    """Return the seconds that a step of training an unfitted model takes, from about as many seconds as `patience`, after a few steps."""
+    x = x[: _N_TIMED * model.batch_size]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warm = _training_seconds(clone(model).set_params(max_iter=1, validation_fraction=0.0).fit(x))
-        n_passes = math.ceil(min(20.0, patience / warm))
-        plain = clone(model).set_params(max_iter=n_passes, validation_fraction=0.0).fit(x)
-        of_pass = _training_seconds(plain) / n_passes * (1 - held_out)
-        validated = clone(model).set_params(max_iter=1).fit(x)
-    return Speed(of_pass, max(0.0, (_training_seconds(validated) - of_pass) / len(validated.history_["step"])))
+        warm = _trial(model, x, 1)
+        return _trial(model, x, math.ceil(min(100.0, patience / warm / _N_TIMED)))
 
 
-def default_passes(model, n_rows):
-    """Return the passes, in part perhaps, that a fit with max_iter="auto" makes."""
-    n_batches = math.ceil(n_rows * (1 - model.validation_fraction) / model.batch_size)
-    return min(model._auto_passes, model._auto_steps / n_batches)
+def _trial(model, x, n_passes):
+    tried = fit(clone(model).set_params(max_iter=n_passes, validation_fraction=0.0), x)
+    return tried.history_["seconds"][-1] / tried.history_["step"][-1]
 
 
-def _training_seconds(model):
-    return model.history_["seconds"][-1]
+def passes(model, x, seconds):
+    """Return how many passes over x an unfitted model makes in so many seconds of training, one at least."""
+    return max(1, round(seconds / (_n_batches(model, x) * step_seconds(model, x, min(2.0, seconds)))))
+
+
+def default_seconds(n_components, x, arguments):
+    """Return the seconds that QLVM's default fit to x trains for."""
+    model = build("QLVM", n_components, 0, arguments)
+    return min(model._auto_steps, model._auto_passes * _n_batches(model, x)) * step_seconds(model, x)
+
+
+def _n_batches(model, x):
+    return math.ceil(len(x) * (1 - model.validation_fraction) / model.batch_size)
 
 
 def exact_nats(model, x):
