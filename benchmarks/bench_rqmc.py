@@ -52,7 +52,7 @@ def main(argv=None):
         f"Root mean square error of log p(x), in nats, over {repeats} random shifts; exact: {_exact():.10f}", header, rows
     )
     print("\nFor the README:\n")
-    print(_restructured(header, rows))
+    print(measurement.restructured(header, rows))
 
 
 def _exact():
@@ -99,14 +99,6 @@ def _row(errors):
     lattice, korobov, sobol, plain = errors.values()
     cells = [lattice[0], f"{lattice[1]:.0e}", korobov[0], f"{korobov[1]:.0e}", sobol[0], f"{sobol[1]:.0e}", f"{plain[1]:.0e}"]
     return [*map(str, cells), f"{plain[1] / lattice[1]:.0e}"]
-
-
-def _restructured(header, rows):
-    """Return a simple table of reStructuredText."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    rule = "  ".join("=" * width for width in widths)
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (header, *rows)]
-    return "\n".join([rule, lines[0], rule, *lines[1:], rule])
 
 
 if __name__ == "__main__":

@@ -94,6 +94,15 @@ def print_table(title, header, rows):
         print("  ".join(cells).rstrip())
 
 
+def restructured(header, rows):
+    """Return a simple table of reStructuredText."""
+    rows = [[str(cell) or "\\" for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    rule = "  ".join("=" * width for width in widths)
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (header, *rows)]
+    return "\n".join([rule, lines[0], rule, *lines[1:], rule])
+
+
 def versions():
     """Return the versions of Python and of the packages that are here."""
     found = {"python": platform.python_version()}
@@ -126,12 +135,14 @@ def multiplies_bfloat16(device):
 
 def images_name(arguments):
     """Return the name of what `load_images` returns."""
-    return "digits" if arguments.data is None or arguments.quick else "mnist-10k"
+    return "digits" if arguments.data is None or arguments.quick else getattr(arguments, "images", "mnist-10k")
 
 
 def load_images(arguments):
-    """Return MNIST-10k from the data folder, or else the bundled digits; a few hundred of these if quick."""
+    """Return MNIST-10k or Omniglot from the data folder, or else the bundled digits; a few hundred of these if quick."""
     name = images_name(arguments)
+    if name == "omniglot":
+        return _omniglot(Path(arguments.data) / "omniglot_small1_28.npz")
     if name == "mnist-10k":
         (x_train, y_train), (x_test, y_test) = (_mnist(Path(arguments.data) / f"mnist_{part}_10k.npz") for part in ("train", "test"))
         return Images(name, x_train, y_train, x_test, y_test)
@@ -144,6 +155,17 @@ def _mnist(path):
     with np.load(path) as file:
         images, labels = file["images"], file["labels"]
     return images.reshape(len(images), -1).astype(np.float32) / 255, labels.astype(int)
+
+
+def _omniglot(path):
+    """Five alphabets, labelled by character; of the 20 drawings of each, 4 are for testing."""
+    from sklearn.model_selection import train_test_split
+
+    with np.load(path) as file:
+        images, characters = file["images"], np.unique(file["character"], return_inverse=True)[1]
+    x = images.reshape(len(images), -1).astype(np.float32) / 255
+    x_train, x_test, y_train, y_test = train_test_split(x, characters, test_size=0.2, random_state=0, stratify=characters)
+    return Images("omniglot", x_train, y_train, x_test, y_test)
 
 
 def split_digits(seed):

@@ -1,0 +1,353 @@
+"""The paper's pictures: posteriors beside encoders (3B), bounds against seconds (4), and what lattice, period and prior are worth (A7-A9).
+
+    python benchmarks/bench_paper_figures.py --data DIR --seeds 0 1 2 --figures FOLDER
+
+A PNG each, and the numbers behind it as JSON lines. All in two dimensions. QLVM's fits in A7 to A9 make its default number of passes, or
+as many as --seconds allow; the fits of Figure 4 and 3B take equal time, that of QLVM's default fit or --seconds.
+
+posteriors
+    log p(z | x) of test digits, normalised to its peak, by evaluating p(x | z) p(z) on a grid, under the ellipses of one and two standard
+    deviations of the encoder's q(z | x). Measured: KL(q || p(z | x)) of a row, its median over the test rows.
+seconds
+    The bound on held-out rows during training, and at the end the exact log p(x) of the same rows.
+points
+    QLVM trained on randomly shifted lattices, on a fixed one and on uniform random points, of equal numbers. Weights are chosen by a fine
+    lattice for all of them, so that only the points of training differ.
+decoders
+    What the decoder's layers see of a point: harmonics of its turns, the default; the first ones only, as in the paper; as many of half
+    turns, so that the ends of the square do not meet; its coordinates, scaled to unit variance; or these through the normal's quantile
+    function, so that the prior is a standard normal, under the same lattices.
+"""
+
+import tempfile
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+
+import contenders
+import measurement
+import numpy as np
+import torch
+
+from skqlvm import QLVMEmbedding
+from skqlvm.engine import lattices, networks, objectives
+
+_LARGEST_SCORED = 2000
+_CLIP = 1e-4
+_COLOURS = ("#0b6e99", "#d1495b", "#edae49", "#66a182", "#6b4c9a", "#444444")
+
+
+def main(argv=None):
+    parser = measurement.parser(__doc__, seeds=(0, 1, 2))
+    parser.add_argument("--images", choices=("mnist-10k", "omniglot"), default="mnist-10k", help="which images of the data folder")
+    parser.add_argument("--figures", type=Path, help="folder for the pictures; only numbers without it")
+    parser.add_argument("--only", nargs="+", choices=_PARTS, default=list(_PARTS), help="parts to run")
+    parser.add_argument("--seconds", type=float, help="of training for each fit; by default those of QLVM's default fit")
+    arguments = parser.parse_args(argv)
+    if arguments.images == "omniglot" and arguments.data is None and not arguments.quick:
+        parser.error("--images omniglot needs --data")
+    if arguments.quick:
+        arguments.seconds, arguments.seeds = arguments.seconds or 0.05, arguments.seeds[:1]
+    data = measurement.load_images(arguments)
+    data = data._replace(x_test=data.x_test[:_LARGEST_SCORED], y_test=data.y_test[:_LARGEST_SCORED])
+    report = measurement.Report(arguments, data.name)
+    # In miniature the pictures are drawn too, and thrown away.
+    discarded = tempfile.TemporaryDirectory() if arguments.quick and arguments.figures is None else nullcontext()
+    with discarded as folder:
+        folder = arguments.figures or folder
+        for part in arguments.only:
+            _PARTS[part](data, arguments, report, partial(_save, folder and Path(folder)))
+
+
+def _save(folder, name, draw):
+    """Let a function draw on a new figure, and save it."""
+    if folder is None:
+        return
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        print("The picture is skipped: matplotlib is not installed (pip install matplotlib).")
+        return
+    figure = Figure(dpi=150, layout="constrained")
+    draw(figure)
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / f"{name}.png")
+
+
+def _fit(model, data, seconds):
+    """Fit an unfitted model with so many seconds of training; by default as it is."""
+    if seconds is not None:
+        model.set_params(max_iter=contenders.passes(model, data.x_train, seconds))
+    return contenders.fit(model, data.x_train)
+
+
+def _budget(data, arguments):
+    return contenders.default_seconds(2, data.x_train, arguments) if arguments.seconds is None else arguments.seconds
+
+
+# Figure 3B
+
+
+def _posteriors(data, arguments, report, save):
+    seconds = _budget(data, arguments)
+    models = {}
+    for name in ("VAE", "IWAE-50", "QLVM"):
+        fits = [
+            _fit(contenders.build(name, 2, seed, arguments), data, seconds) for seed in arguments.seeds[: 1 if name == "QLVM" else None]
+        ]
+        models[name] = fits[0]
+        if name != "QLVM":
+            divergences = [_divergences(model, data.x_test) for model in fits]
+            report.add("paper_figures/posterior_kl", [np.median(rows) for rows in divergences], "nats", model=name, statistic="median")
+            report.add("paper_figures/posterior_kl", [rows.mean() for rows in divergences], "nats", model=name, statistic="mean")
+    chosen = [int(np.flatnonzero(data.y_test == label)[0]) for label in np.unique(data.y_test)[[0, 2, 4, 8]]]
+    save("posteriors", partial(_draw_posteriors, models=models, data=data, chosen=chosen))
+
+
+def _divergences(model, x):
+    """KL(q || p(z | x)) of every row: what the ELBO lacks."""
+    return contenders.exact_nats(model, x) - model.score_samples(x, method="elbo")
+
+
+def _draw_posteriors(figure, models, data, chosen):
+    figure.set_size_inches(2.1 * (len(models) + 1), 2.15 * len(chosen) + 0.9)
+    axes = figure.subplots(len(chosen), len(models) + 1)
+    side = int(data.x_test.shape[1] ** 0.5)
+    for row, i in zip(axes, chosen, strict=True):
+        x = data.x_test[i : i + 1]
+        row[0].imshow(x.reshape(side, side), cmap="gray_r")
+        row[0].set_axis_off()
+        for axis, (name, model) in zip(row[1:], models.items(), strict=True):
+            axis.tick_params(labelsize=6)
+            image = _draw_posterior(axis, name, model, x)
+    for axis, title in zip(axes[0], ["test image", *(f"{name}\n" for name in models)], strict=True):
+        axis.set_title(title + axis.get_title(), fontsize=9)
+    figure.colorbar(image, ax=axes, location="bottom", shrink=0.5, aspect=40, label="log p(z | x), nats below its peak")
+    figure.suptitle("True posteriors (shades) and encoders' (ellipses of one and two standard deviations)", fontsize=10)
+
+
+def _draw_posterior(axis, name, model, x, n_pixels=200):
+    (low, high), ellipses = ((np.zeros(2), np.ones(2)), []) if isinstance(model, QLVMEmbedding) else _window(model, x)
+    grid = [low[i] + (high[i] - low[i]) * (np.arange(n_pixels) + 0.5) / n_pixels for i in (0, 1)]
+    z = torch.from_numpy(np.stack(np.meshgrid(*grid, indexing="ij"), -1).reshape(-1, 2))
+    log_w = contenders.log_joint(model, x, z, model._prior(2).log_prob(z))[0].reshape(n_pixels, n_pixels).numpy()
+    extent = (low[0], high[0], low[1], high[1])
+    image = axis.imshow((log_w - log_w.max()).T, origin="lower", extent=extent, aspect="auto", cmap="Blues", vmin=-8, vmax=0)
+    for ellipse in ellipses:
+        axis.plot(*ellipse.T, color=_COLOURS[1], linewidth=1)
+    if not ellipses:
+        axis.set_title("whole torus", fontsize=7)
+    else:
+        axis.set_title(f"KL {_divergences(model, x)[0]:.1f} nats", fontsize=7)
+    return image
+
+
+def _window(model, x):
+    """A rectangle that holds a row's true posterior and the encoder's, and the latter's ellipses."""
+    proposal = model._proposed(torch.from_numpy(x))
+    mean, covariance = (part[0].detach().double().cpu().numpy() for part in (proposal.loc, proposal.covariance()))
+    circle = np.linspace(0, 2 * np.pi, 100)
+    ellipse = np.stack([np.cos(circle), np.sin(circle)], 1) @ np.linalg.cholesky(covariance).T
+    z, log_weight = model._prior(2).nodes(lattices.shifted(lattices.nested(2, 2**16), torch.tensor([0.38, 0.62])))
+    weights = torch.softmax(contenders.log_joint(model, x, z, log_weight)[0].double(), 0).numpy()
+    heavy = z.numpy()[weights > 1e-3 * weights.max()]
+    held = np.concatenate([heavy, mean + 3 * ellipse])
+    margin = 0.1 * np.ptp(held, axis=0)
+    return (held.min(0) - margin, held.max(0) + margin), [mean + ellipse, mean + 2 * ellipse]
+
+
+# Figure 4
+
+
+def _seconds(data, arguments, report, save):
+    sizes = (13, 34) if arguments.quick else (89, 233, 987)
+    seconds, curves = _budget(data, arguments), {}
+    for name in [*(f"QLVM, m = {size}" for size in sizes), "VAE", "IWAE-10", "IWAE-50"]:
+        curves[name] = [_curve(name, seed, data, seconds, arguments) for seed in arguments.seeds]
+        measured = {"held_out_bound": (min, 1, "nats"), "held_out_nats": (float, 2, "nats"), "training_seconds": (max, 0, "s")}
+        for measure, (reduce, part, unit) in measured.items():
+            values = [reduce(curve[part]) for curve in curves[name]]
+            report.add(f"paper_figures/{measure}", values, unit, model=name, budget_seconds=seconds)
+    save("seconds", partial(_draw_seconds, curves=curves))
+
+
+def _curve(name, seed, data, seconds, arguments):
+    """Seconds, minus the held-out bound, and at the end minus the exact log p(x) of the held-out rows."""
+    contender, _, size = name.partition(", m = ")
+    model = _fit(contenders.build(contender, 2, seed, arguments, **({"n_points": int(size)} if size else {})), data, seconds)
+    exact = -contenders.exact_nats(model, _held_out(model, data.x_train)).mean()
+    return model.history_["seconds"], model.history_["validation_loss"], exact
+
+
+def _held_out(model, x):
+    """The rows that a fit held out."""
+    from skqlvm import _base, _tensors
+
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(_tensors.random_seed(model.random_state)))
+    return x[order[: min(round(model.validation_fraction * len(x)), _base._LARGEST_VALIDATION)]]
+
+
+def _draw_seconds(figure, curves):
+    figure.set_size_inches(7, 4.2)
+    axis = figure.subplots()
+    last = max(seconds[-1] for runs in curves.values() for seconds, _, _ in runs)
+    for i, ((name, runs), colour) in enumerate(zip(curves.items(), _COLOURS, strict=False)):
+        for number, (seconds, losses, exact) in enumerate(runs):
+            axis.plot(seconds, losses, color=colour, linewidth=1.2, label=None if number else f"{name}: bound")
+            axis.plot(last * (1.06 + 0.03 * i), exact, "_", color=colour, markersize=8, markeredgewidth=2)
+    axis.text(last * 1.13, axis.get_ylim()[1], "exact", ha="center", va="bottom", fontsize=8)
+    best = min(exact for runs in curves.values() for _, _, exact in runs)
+    worst = max(min(losses) for runs in curves.values() for _, losses, _ in runs)
+    axis.set(xlabel="seconds of training", ylabel="minus log p(x), nats a held-out row", ylim=(best - 1, worst + 0.8 * (worst - best) + 1))
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, frameon=False)
+
+
+# Figure A7
+
+
+class _Trained(QLVMEmbedding):
+    """A QLVM that trains on the points of `_drawn`, and is validated on a fine lattice whatever these are."""
+
+    def _objective(self, module, x):
+        super()._objective(module, x)  # finds how many points fit into memory
+        decoder, likelihood, fine = module["decoder"], module["likelihood"], lattices.lattice(2, 2584)
+
+        def loss(x, generator):
+            z = (fine if generator is None else self._drawn(generator)).to(next(decoder.parameters()))
+            return -objectives.lattice_bound(lambda z: likelihood.table(x, decoder(z)), z, self._chunk_size).mean()
+
+        return loss
+
+
+class _Shifted(_Trained):
+    def _drawn(self, generator):
+        return lattices.shifted(lattices.lattice(2, self.n_points), lattices.random_shift(2, generator))
+
+
+class _Fixed(_Trained):
+    def _drawn(self, generator):
+        return lattices.lattice(2, self.n_points)
+
+
+class _MonteCarlo(_Trained):
+    def _drawn(self, generator):
+        return torch.rand((self.n_points, 2), dtype=torch.float64, generator=generator)
+
+
+def _points(data, arguments, report, save):
+    rules = {"random shift": _Shifted, "fixed lattice": _Fixed, "Monte Carlo": _MonteCarlo}
+    sizes = (13, 34) if arguments.quick else (55, 233, 987)
+    measured = {}
+    for size in sizes:
+        for rule, estimator in rules.items():
+            nats = [_nats(_variant(estimator, seed, arguments, n_points=size), data, arguments) for seed in arguments.seeds]
+            measured[rule, size] = nats
+            report.add("paper_figures/points", nats, "nats", rule=rule, n_points=size)
+
+    def draw(figure):
+        figure.set_size_inches(6, 3.8)
+        axis = figure.subplots()
+        for i, (rule, colour) in enumerate(zip(rules, _COLOURS, strict=False)):
+            values = np.array([measured[rule, size] for size in sizes])
+            at = np.arange(len(sizes)) + 0.08 * (i - 1)
+            axis.plot(at, np.median(values, 1), color=colour, label=rule)
+            axis.plot(at, values, "o", color=colour, markersize=4)
+        axis.set(xticks=range(len(sizes)), xticklabels=sizes, xlabel="points in training", ylabel="minus log p(x), nats a test row")
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False)
+
+    save("points", draw)
+
+
+def _variant(estimator, seed, arguments, **parameters):
+    settings = contenders.build("QLVM", 2, seed, arguments, **parameters).get_params()
+    return estimator(**settings)
+
+
+def _nats(model, data, arguments):
+    return -contenders.exact_nats(_fit(model, data, arguments.seconds), data.x_test).mean()
+
+
+# Figures A8 and A9
+
+
+class _Moved(torch.nn.Module):
+    """A decoder on other coordinates than turns: a function of them."""
+
+    def __init__(self, coordinates, decoder):
+        super().__init__()
+        self.coordinates, self.decoder = coordinates, decoder
+
+    def forward(self, z):
+        return self.decoder(self.coordinates(z))
+
+
+def _half(z):
+    return z / 2
+
+
+def _centred(z):
+    return 12**0.5 * (z - 0.5)
+
+
+def _normal(z):
+    return torch.special.ndtri(z.clamp(_CLIP, 1 - _CLIP))
+
+
+def _decoder(coordinates, order, sizes, n_components, n_features):
+    return _Moved(coordinates, networks.MLPDecoder(n_components, n_features, sizes, order))
+
+
+_DECODERS = {
+    "harmonics of turns": (torch.nn.Identity(), "default"),
+    "first harmonics": (torch.nn.Identity(), 1),
+    "harmonics of half turns": (_half, "default"),
+    "coordinates": (_centred, None),
+    "normal quantiles": (_normal, None),
+}
+"""Coordinates, and the order of their harmonics; None for no harmonics."""
+
+_PERIOD = {
+    "harmonics of turns (default)": "harmonics of turns",
+    "first harmonics (paper)": "first harmonics",
+    "harmonics of half turns": "harmonics of half turns",
+    "coordinates": "coordinates",
+}
+_PRIOR = {
+    "uniform torus, harmonics (default)": "harmonics of turns",
+    "uniform torus, first harmonics (paper)": "first harmonics",
+    "uniform square": "coordinates",
+    "normal": "normal quantiles",
+}
+
+
+def _decoders(data, arguments, report, save):
+    plain = contenders.build("QLVM", 2, 0, arguments)
+    default = plain._resolved_order(len(data.x_train))
+    measured = {}
+    for name, (coordinates, order) in _DECODERS.items():
+        factory = partial(_decoder, coordinates, default if order == "default" else order, plain.hidden_layer_sizes)
+        models = [contenders.build("QLVM", 2, seed, arguments, decoder=factory) for seed in arguments.seeds]
+        measured[name] = [_nats(model, data, arguments) for model in models]
+        report.add("paper_figures/decoders", measured[name], "nats", decoder=name)
+    save("period", partial(_draw_decoders, measured=measured, labels=_PERIOD))
+    save("prior", partial(_draw_decoders, measured=measured, labels=_PRIOR))
+
+
+def _draw_decoders(figure, measured, labels):
+    figure.set_size_inches(6, 0.45 * len(labels) + 0.9)
+    axis = figure.subplots()
+    for i, (name, colour) in enumerate(zip(labels.values(), _COLOURS, strict=False)):
+        axis.plot(measured[name], [-i] * len(measured[name]), "o", color=colour)
+        axis.plot([np.median(measured[name])], [-i], "|", color=colour, markersize=18, markeredgewidth=2)
+    axis.set(yticks=[-i for i in range(len(labels))], yticklabels=list(labels), ylim=(0.5 - len(labels), 0.5))
+    axis.set_xlabel("minus log p(x), nats a test row; bars at the medians")
+    axis.grid(alpha=0.3, axis="x")
+
+
+_PARTS = {"posteriors": _posteriors, "seconds": _seconds, "points": _points, "decoders": _decoders}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""The models that the paper compares: how each is built, given equal time, and scored by the same quadrature.
+
+Decoders have the same layers and one likelihood. Encoders have the richest posterior, a normal of full covariance, in up to three
+dimensions; beyond, a diagonal one. Nobody stops early: training ends with its time, and the weights that were best on held-out rows of the
+training file are kept. Validations are not counted as training: they are the same 60 for all, and dear for models of many draws.
+"""
+
+import math
+import warnings
+from functools import partial
+from typing import NamedTuple
+
+import measurement
+import numpy as np
+import torch
+from sklearn.base import clone
+
+from skqlvm import IWAEEmbedding, QLVMEmbedding, VAEEmbedding
+from skqlvm.engine import lattices, objectives, training
+
+_TOLERANCE = 0.01
+_FEWEST_POINTS, _MOST_POINTS = 2**10, 2**18
+_N_SEARCHED = 500
+_ROWS, _POINTS = 2000, 2**12
+_N_SHIFTS, _N_DRAWS = 8, 200
+_N_TIMED = 10
+_OFFSET = torch.tensor([0.38196601125, 0.61803398875, 0.23606797750], dtype=torch.float64)
+"""Shift of the scoring lattice: no point of it lies on the border of the cube, where a normal's quantiles are infinite."""
+
+
+class Contender(NamedTuple):
+    """A model of the comparison: an estimator, its parameters, and the latent dimensions it is fitted in."""
+
+    estimator: type
+    parameters: dict
+    dimensions: tuple
+
+
+_ANY = (1, 2, 3, 8, 32)
+
+CONTENDERS = {
+    "QLVM": Contender(QLVMEmbedding, {}, (1, 2, 3)),
+    "VAE": Contender(VAEEmbedding, {}, _ANY),
+    "IWAE-10": Contender(IWAEEmbedding, {"n_importance_samples": 10}, _ANY),
+    "IWAE-50": Contender(IWAEEmbedding, {"n_importance_samples": 50}, _ANY),
+    "VAE torus": Contender(VAEEmbedding, {"latent": "torus"}, (2,)),
+    "IWAE-10 torus": Contender(IWAEEmbedding, {"n_importance_samples": 10, "latent": "torus"}, (2,)),
+    "IWAE-50 torus": Contender(IWAEEmbedding, {"n_importance_samples": 50, "latent": "torus"}, (2,)),
+}
+
+
+def build(name, n_components, seed, arguments, **parameters):
+    """Return an unfitted contender."""
+    estimator, settings, _ = CONTENDERS[name]
+    settings = {"likelihood": "bernoulli", "n_iter_no_change": None, "random_state": seed, "device": arguments.device} | settings
+    if estimator is not QLVMEmbedding:
+        settings["posterior"] = "full" if n_components <= 3 else "diagonal"
+    if arguments.quick:
+        settings |= {"hidden_layer_sizes": (16,)} | ({"n_points": 55, "n_points_eval": 233} if estimator is QLVMEmbedding else {})
+    return estimator(n_components, **settings | parameters)
+
+
+def fit(model, x):
+    """Fit a model; its history then has seconds of training, without validations."""
+    validate = training._Run.validate
+
+    def uncounted(run, loss):
+        value, seconds = measurement.timed(validate, run, loss)
+        run.since += seconds
+        return value
+
+    training._Run.validate = uncounted
+    try:
+        return model.fit(x)
+    finally:
+        training._Run.validate = validate
+
+
+def step_seconds(model, x, patience=2.0):
+    """Return the seconds that a step of training an unfitted model takes, from about as many seconds as `patience`, after a few steps."""
+    x = x[: _N_TIMED * model.batch_size]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warm = _trial(model, x, 1)
+        return _trial(model, x, math.ceil(min(100.0, patience / warm / _N_TIMED)))
+
+
+def _trial(model, x, n_passes):
+    tried = fit(clone(model).set_params(max_iter=n_passes, validation_fraction=0.0), x)
+    return tried.history_["seconds"][-1] / tried.history_["step"][-1]
+
+
+def passes(model, x, seconds):
+    """Return how many passes over x an unfitted model makes in so many seconds of training, one at least."""
+    return max(1, round(seconds / (_n_batches(model, x) * step_seconds(model, x, min(2.0, seconds)))))
+
+
+def default_seconds(n_components, x, arguments):
+    """Return the seconds that QLVM's default fit to x trains for."""
+    model = build("QLVM", n_components, 0, arguments)
+    return min(model._auto_steps, model._auto_passes * _n_batches(model, x)) * step_seconds(model, x)
+
+
+def _n_batches(model, x):
+    return math.ceil(len(x) * (1 - model.validation_fraction) / model.batch_size)
+
+
+def exact_nats(model, x):
+    """Return log p(x) of every row under the model's own prior, by quadrature in up to three dimensions, float64 of shape (n,).
+
+    One lattice for every model, mapped into its latent space, and doubled until the values of 500 rows change by less than 0.01 nats each
+    on average.
+    """
+    n_components, searched = model.n_components, x[:_N_SEARCHED]
+    n_points, change, nats = _FEWEST_POINTS, np.inf, _log_marginal(model, searched, _points(n_components, _FEWEST_POINTS))
+    while change > _TOLERANCE and n_points < _MOST_POINTS:
+        new_half = _points(n_components, 2 * n_points)[n_points:]
+        doubled = np.logaddexp(nats, _log_marginal(model, searched, new_half)) - math.log(2)
+        change, nats, n_points = np.abs(doubled - nats).mean(), doubled, 2 * n_points
+    return _log_marginal(model, x, _points(n_components, n_points))
+
+
+def _points(n_components, n_points):
+    return lattices.shifted(lattices.nested(n_components, n_points), _OFFSET[:n_components])
+
+
+def _log_marginal(model, x, u):
+    """Average p(x | z) over points u of the cube, a block of rows and points at a time."""
+    parts = []
+    for block in u.split(_POINTS):
+        z, log_weight = model._prior(model.n_components).nodes(block)
+        table = partial(log_joint, model, z=z, log_weight=log_weight)
+        parts.append(torch.cat([objectives.log_mean_exp(table(rows)) for rows in np.array_split(x, -(-len(x) // _ROWS))]).double())
+    return objectives.log_mean_exp(torch.stack(parts, 1)).numpy()
+
+
+@torch.no_grad()
+def log_joint(model, x, z, log_weight=None):
+    """Return log p(x_i | z_j) plus log weights of the points, float32 of shape (n, m), on the processor."""
+    device = next(model.decoder_.parameters()).device
+    table = model.likelihood_.table(torch.from_numpy(x).to(device), model.decoder_(z.float().to(device))).cpu()
+    return table if log_weight is None else table + log_weight.float()
+
+
+def bound_nats(model, x):
+    """Return the lower bound on log p(x) that the model was trained on, of every row.
+
+    The lattice's with as many points as in training, averaged over random shifts; the ELBO; or the importance-weighted one with K draws,
+    averaged over as many sets of draws as make 200.
+    """
+    if isinstance(model, QLVMEmbedding):
+        return _lattice_bound(model, x)
+    if isinstance(model, VAEEmbedding):
+        return model.score_samples(x, method="elbo", n_importance_samples=_N_DRAWS)
+    return importance_bounds(model, x, _N_DRAWS, [model.n_importance_samples])[:, 0]
+
+
+def _lattice_bound(model, x):
+    points = lattices.lattice(model.n_components, training_points(model))
+    generator = torch.Generator().manual_seed(0)
+    shifts = [lattices.random_shift(model.n_components, generator) for _ in range(_N_SHIFTS)]
+    return np.mean([_log_marginal(model, x, lattices.shifted(points, shift)) for shift in shifts], axis=0)
+
+
+def training_points(model):
+    """Return the size of a QLVM's training lattice."""
+    from skqlvm._qlvm import _N_POINTS
+
+    return _N_POINTS[model.n_components] if model.n_points == "auto" else model.n_points
+
+
+def importance_bounds(model, x, n_draws, sizes):
+    """Return importance-weighted bounds with K draws, for each K of `sizes`, of shape (n, len(sizes)).
+
+    All from the same draws, in groups of K: where groups are parts of larger groups the bounds rise with K, row by row.
+    """
+
+    def reduce(log_px_z, log_ratio, kl):
+        log_w = (log_px_z + log_ratio).double()
+        return torch.stack([objectives.log_mean_exp(log_w.unflatten(1, (-1, size))).mean(1) for size in sizes], 1)
+
+    return model._by_draws(x, n_draws, reduce)
+
+
+def euclidean_map(model, x):
+    """Return what `transform` returns, with a torus mapped to circles, for Euclidean distances."""
+    return model._prior(model.n_components).euclidean(torch.from_numpy(model.transform(x))).numpy()
