@@ -130,7 +130,7 @@ def _draw_posterior(axis, name, model, x, n_pixels=200):
     (low, high), ellipses = ((np.zeros(2), np.ones(2)), []) if isinstance(model, QLVMEmbedding) else _window(model, x)
     grid = [low[i] + (high[i] - low[i]) * (np.arange(n_pixels) + 0.5) / n_pixels for i in (0, 1)]
     z = torch.from_numpy(np.stack(np.meshgrid(*grid, indexing="ij"), -1).reshape(-1, 2))
-    log_w = contenders.log_joint(model, x, z, model._prior(2).log_prob(z))[0].reshape(n_pixels, n_pixels).numpy()
+    log_w = contenders.log_joint(model, x, z)[0].reshape(n_pixels, n_pixels).numpy()
     extent = (low[0], high[0], low[1], high[1])
     image = axis.imshow((log_w - log_w.max()).T, origin="lower", extent=extent, aspect="auto", cmap="Blues", vmin=-8, vmax=0)
     for ellipse in ellipses:
@@ -148,9 +148,9 @@ def _window(model, x):
     mean, covariance = (part[0].detach().double().cpu().numpy() for part in (proposal.loc, proposal.covariance()))
     circle = np.linspace(0, 2 * np.pi, 100)
     ellipse = np.stack([np.cos(circle), np.sin(circle)], 1) @ np.linalg.cholesky(covariance).T
-    z, log_weight = model._prior(2).nodes(lattices.shifted(lattices.nested(2, 2**16), torch.tensor([0.38, 0.62])))
-    weights = torch.softmax(contenders.log_joint(model, x, z, log_weight)[0].double(), 0).numpy()
-    heavy = z.numpy()[weights > 1e-3 * weights.max()]
+    z, _ = model._prior(2).nodes(lattices.shifted(lattices.nested(2, 2**16), torch.tensor([0.38, 0.62])))
+    log_w = contenders.log_joint(model, x, z)[0]
+    heavy = z[log_w > log_w.max() - 7].numpy()
     held = np.concatenate([heavy, mean + 3 * ellipse])
     margin = 0.1 * np.ptp(held, axis=0)
     return (held.min(0) - margin, held.max(0) + margin), [mean + ellipse, mean + 2 * ellipse]

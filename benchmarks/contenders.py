@@ -7,7 +7,6 @@ training file are kept. Validations are not counted as training: they are the sa
 
 import math
 import warnings
-from functools import partial
 from typing import NamedTuple
 
 import measurement
@@ -21,9 +20,10 @@ from skqlvm.engine import lattices, objectives, training
 _TOLERANCE = 0.01
 _FEWEST_POINTS, _MOST_POINTS = 2**10, 2**18
 _N_SEARCHED = 500
-_ROWS, _POINTS = 2000, 2**12
+_ROWS, _POINTS = 1000, 2**14
 _N_SHIFTS, _N_DRAWS = 8, 200
-_N_TIMED = 10
+_N_TIMED, _MOST_TIMED = 10, 8
+"""Steps a pass and passes of a fit that is timed: few enough that each step has its entry in the history."""
 _OFFSET = torch.tensor([0.38196601125, 0.61803398875, 0.23606797750], dtype=torch.float64)
 """Shift of the scoring lattice: no point of it lies on the border of the cube, where a normal's quantiles are infinite."""
 
@@ -77,17 +77,20 @@ def fit(model, x):
 
 
 def step_seconds(model, x, patience=2.0):
-    """Return the seconds that a step of training an unfitted model takes, from about as many seconds as `patience`, after a few steps."""
+    """Return the seconds that a step of training an unfitted model takes where nothing disturbs it: the first decile of a short fit's.
+
+    The fit takes about as many seconds as `patience`, after one of a few steps.
+    """
     x = x[: _N_TIMED * model.batch_size]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warm = _trial(model, x, 1)
-        return _trial(model, x, math.ceil(min(100.0, patience / warm / _N_TIMED)))
+        warm = _step_decile(model, x, 1)
+        return _step_decile(model, x, math.ceil(min(_MOST_TIMED, patience / (warm * _N_TIMED))))
 
 
-def _trial(model, x, n_passes):
+def _step_decile(model, x, n_passes):
     tried = fit(clone(model).set_params(max_iter=n_passes, validation_fraction=0.0), x)
-    return tried.history_["seconds"][-1] / tried.history_["step"][-1]
+    return np.quantile(np.diff(tried.history_["seconds"]), 0.1)
 
 
 def passes(model, x, seconds):
@@ -125,21 +128,28 @@ def _points(n_components, n_points):
 
 
 def _log_marginal(model, x, u):
-    """Average p(x | z) over points u of the cube, a block of rows and points at a time."""
+    """Average p(x | z) over points u of the cube, a block of points and rows at a time."""
     parts = []
     for block in u.split(_POINTS):
         z, log_weight = model._prior(model.n_components).nodes(block)
-        table = partial(log_joint, model, z=z, log_weight=log_weight)
-        parts.append(torch.cat([objectives.log_mean_exp(table(rows)) for rows in np.array_split(x, -(-len(x) // _ROWS))]).double())
+        chart = model._decode(z.to(model._device), factored=len(x) > _ROWS)
+        parts.append(torch.cat([_averaged(model.likelihood_, chart, rows, log_weight) for rows in torch.from_numpy(x).split(_ROWS)]))
     return objectives.log_mean_exp(torch.stack(parts, 1)).numpy()
 
 
 @torch.no_grad()
-def log_joint(model, x, z, log_weight=None):
-    """Return log p(x_i | z_j) plus log weights of the points, float32 of shape (n, m), on the processor."""
-    device = next(model.decoder_.parameters()).device
-    table = model.likelihood_.table(torch.from_numpy(x).to(device), model.decoder_(z.float().to(device))).cpu()
-    return table if log_weight is None else table + log_weight.float()
+def _averaged(likelihood, chart, x, log_weight):
+    x = x.to(chart.points.device)
+    nats = objectives.log_mean_exp(chart.relative(likelihood, x) + log_weight.to(x)) + chart.offset(likelihood, x)
+    return nats.double().cpu()
+
+
+@torch.no_grad()
+def log_joint(model, x, z):
+    """Return log p(x_i | z_j) + log p(z_j), float32 of shape (n, m)."""
+    x = torch.from_numpy(x).to(model._device)
+    table = model._decode(z.to(model._device), factored=False).table(model.likelihood_, x).cpu()
+    return table + model._prior(model.n_components).log_prob(z).float()
 
 
 def bound_nats(model, x):
