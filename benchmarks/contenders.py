@@ -54,7 +54,7 @@ def build(name, n_components, seed, arguments, **parameters):
     estimator, settings, _ = CONTENDERS[name]
     settings = {"likelihood": "bernoulli", "n_iter_no_change": None, "random_state": seed, "device": arguments.device} | settings
     if estimator is not QLVMEmbedding:
-        settings["posterior"] = "full" if n_components <= 3 else "diagonal"
+        settings["covariance_type"] = "full" if n_components <= 3 else "diagonal"
     if arguments.quick:
         settings |= {"hidden_layer_sizes": (16,)} | ({"n_points": 55, "n_points_eval": 233} if estimator is QLVMEmbedding else {})
     return estimator(n_components, **settings | parameters)
