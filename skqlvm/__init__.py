@@ -4,9 +4,9 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-_PUBLIC = {"QLVMEmbedding": "._qlvm"}
+_PUBLIC = {"LatentSampler": "._latent_sampler", "PMFSampler": "._pmf", "QLVMEmbedding": "._qlvm"}
 
-__all__ = ["QLVMEmbedding", "__version__"]
+__all__ = ["LatentSampler", "PMFSampler", "QLVMEmbedding", "__version__"]
 
 
 def __getattr__(name: str) -> object:
