@@ -7,7 +7,10 @@ _MOST_BINS = 4096
 _PATIENCE = 6
 """Numbers of bins, each 1.4 times the last, that are tried without improvement: up to 8 times the best."""
 
-_LOGITS = np.linspace(-14.0, 14.0, 57)[:, np.newaxis]
+_EVIDENCE = 1.0
+"""Nats by which all codes together must favour more bins: less is noise."""
+
+_LOGITS = np.linspace(-14.0, 14.0, 29)[:, np.newaxis]
 """Of the fractions of the uniform distribution that a held-out code may be given."""
 
 
@@ -39,11 +42,11 @@ def look_up(bins, table, counts):
     return np.where(keys[rows] == queries, counts[rows], 0.0)
 
 
-def held_out_gain(counts, log_n_cells):
-    """Return by how many nats a code, left out, is more likely under the histogram of the others than under a uniform box.
+def held_out_gains(counts, log_n_cells):
+    """Return by how many nats all codes, each left out in turn, are more likely under a histogram of the others than in a uniform box.
 
-    A code that is alone in its cell would have no likelihood, so that the histogram is mixed with the uniform distribution, in the
-    fraction a that suits the codes best: ``max_a 1/n sum_b N_b log((1 - a) M (N_b - 1) / (n - 1) + a)``, over the counts N_b of M cells.
+    A code that is alone in its cell would have no likelihood. The histogram is therefore mixed with the uniform distribution in some
+    fraction a: ``sum_b N_b log((1 - a) M (N_b - 1) / (n - 1) + a)``, over the counts N_b of the occupied ones of M cells.
 
     Parameters
     ----------
@@ -54,10 +57,8 @@ def held_out_gain(counts, log_n_cells):
 
     Returns
     -------
-    gain : float
-        At least 0, up to rounding.
-    fraction : float
-        The a of the maximum.
+    ndarray of shape (n_fractions,)
+        For each fraction of `_LOGITS`.
     """
     gains = np.zeros(len(_LOGITS))
     for of_class in counts:
@@ -66,8 +67,7 @@ def held_out_gain(counts, log_n_cells):
         with np.errstate(divide="ignore"):
             log_ratio = np.log(others) + log_n_cells
         gains += np.logaddexp(log_expit(-_LOGITS) + log_ratio, log_expit(_LOGITS)) @ (times * values)
-    best = np.argmax(gains)
-    return float(gains[best] / sum(of_class.sum() for of_class in counts)), float(np.exp(log_expit(_LOGITS[best, 0])))
+    return gains
 
 
 def choose_n_bins(grid_of, Z, labels, weights):
@@ -93,27 +93,26 @@ def choose_n_bins(grid_of, Z, labels, weights):
     def joint(n_bins):
         grid = grid_of(n_bins)
         bins = grid.quantize(Z)
-        counts = [tabulate(bins[labels == c], weights[labels == c])[1] for c in range(n_classes)]
-        return held_out_gain(counts, grid.log_n_cells)
+        return held_out_gains([tabulate(bins[labels == c], weights[labels == c])[1] for c in range(n_classes)], grid.log_n_cells)
 
     def marginal(n_bins):
         grid = grid_of(n_bins)
         cells = (labels * n_bins + column for column in grid.quantize(Z).T[~grid.flat])
         counts = (np.bincount(cell, weights, n_classes * n_bins).reshape(n_classes, n_bins) for cell in cells)
-        return sum(held_out_gain([row[row > 0] for row in rows], np.log(n_bins))[0] for rows in counts), 0.0
+        return sum(held_out_gains([row[row > 0] for row in rows], np.log(n_bins)) for rows in counts)
 
-    n_bins, fraction = _best(joint, weights.sum())
-    return n_bins if fraction <= 0.5 else _best(marginal, weights.sum())[0]
+    n_bins, logit = _best(joint, weights.sum())
+    return n_bins if logit <= 0 else _best(marginal, weights.sum())[0]
 
 
-def _best(held_out, most):
-    """The number of bins with the largest gain, and the fraction of the uniform distribution in it; one bin is nothing but uniform."""
-    best, best_gain, n_behind = (1, 1.0), 0.0, 0
-    for n_bins in _candidates(most):
-        gain, fraction = held_out(n_bins)
+def _best(gains_of, n_codes):
+    """The number of bins with the largest gain, and the logit of the uniform fraction then; of one bin, all is uniform."""
+    best, largest, n_behind = (1, np.inf), 0.0, 0
+    for n_bins in _candidates(n_codes):
+        gains = gains_of(n_bins)
         n_behind += 1
-        if gain > best_gain:
-            best, best_gain, n_behind = (n_bins, fraction), gain, 0
+        if gains.max() > largest + _EVIDENCE:
+            best, largest, n_behind = (n_bins, _LOGITS[gains.argmax(), 0]), gains.max(), 0
         if n_behind == _PATIENCE:
             break
     return best

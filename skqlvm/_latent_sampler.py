@@ -86,7 +86,8 @@ class LatentSampler(BaseEstimator):
         -------
         ndarray of shape (n_samples, n_features)
         """
-        return self.embedder_.inverse_transform(self.sample_codes(n_samples, random_state, label=label))
+        codes = self.sample_codes(n_samples, random_state, label=label)
+        return self.embedder_.inverse_transform(codes)
 
     def sample_codes(self, n_samples=1, random_state=None, *, label=None):
         """Draw codes.
