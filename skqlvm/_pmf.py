@@ -125,7 +125,8 @@ class PMFSampler(DensityMixin, BaseEstimator):
     def partial_fit(self, Z, y=None, sample_weight=None):
         """Count further codes in the bins of the first call.
 
-        With numbers for `n_bins` and `bin_range`, calls on parts of Z equal one fit on all of it.
+        With numbers for `n_bins` and `bin_range`, calls on parts of Z equal one fit on all of it. A call takes time in proportion to the occupied
+        bins there are, too: give it many codes at once.
 
         Parameters
         ----------
@@ -346,8 +347,8 @@ class PMFSampler(DensityMixin, BaseEstimator):
         self._check_fixed_parameters()
         if isinstance(self.n_bins, str) or np.ndim(self.n_bins) == 0:
             _parameters.check_integer("n_bins", self.n_bins, alternative="auto")
-        for value in () if isinstance(self.n_bins, str) else np.ravel(self.n_bins):
-            _parameters.check_integer("each entry of n_bins", value.item())
+        for value in () if isinstance(self.n_bins, str) else np.ravel(self.n_bins).tolist():
+            _parameters.check_integer("each entry of n_bins", value)
             if value > _MOST_BINS:
                 raise ValueError(f"n_bins expects integers of at most {_MOST_BINS}, but got {value}.")
         check_range(self.bin_range)

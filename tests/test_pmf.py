@@ -19,7 +19,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 
-from skqlvm import PMFSampler
+from skqlvm import PMFSampler, _histograms
 
 HAND = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 4.0], [4.0, 4.0]])
 
@@ -123,6 +123,23 @@ def test_samples_stay_in_their_bins_at_the_seams(dtype, n_bins):
         for within in (0.0, 1e-17, 0.5, 1 - 2**-53):
             placed = sampler._grid.place(bins + within, bins, np.dtype(dtype))
             np.testing.assert_array_equal(sampler.quantize(placed), bins)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("periodic", [False, True])
+@pytest.mark.parametrize("bin_range", [(0.0, 1.0), (0.1, 0.7), (-0.3, 0.45), (1 / 3, 1e4)])
+def test_samples_stay_in_a_given_range_at_the_seams(dtype, periodic, bin_range):
+    """Also where a dtype has not the ends of the range: a sample is inside, and on a circle not at its upper end."""
+    low, high = bin_range
+    Z = np.linspace(low, high, 101)[1:-1, np.newaxis].astype(dtype)
+    sampler = PMFSampler(7, periodic=periodic, bin_range=bin_range).fit(Z)
+    bins = sampler.bins_.astype(np.int64)
+    for within in (0.0, 1e-17, 1 - 2**-53, 1.0):
+        placed = sampler._grid.place(bins + within, bins, np.dtype(dtype))
+        np.testing.assert_array_equal(sampler.quantize(placed), bins)
+        assert (placed >= np.float64(low)).all()
+        assert (placed < np.float64(high)).all() if periodic else (placed <= np.float64(high)).all()
+        assert np.isfinite(sampler.score_samples(placed)).all()
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.25])
@@ -357,19 +374,22 @@ def test_auto_takes_one_bin_for_uniform_codes_and_fine_ones_for_repeated_values(
     for d in (1, 2, 17):
         assert (PMFSampler().fit(generator.random((3000, d))).n_bins_ == 1).all()
     assert PMFSampler().fit(generator.choice([0.0, 0.1234, 1.0], size=(3000, 1))).n_bins_[0] > 500
+    assert PMFSampler().fit([[0.0], [0.1234], [1.0]] * 11).n_bins_[0] == 32
 
 
-def test_auto_leaves_one_out_as_a_loop_does():
-    """One dimension, where a code left out is scored by the others, mixed with the uniform distribution in the best fraction."""
-    Z = np.random.default_rng(3).beta(2, 5, size=(61, 1))
-    found = {}
-    for k in (2, 3, 4, 6, 8, 11, 16, 23, 32, 45):
-        bins = PMFSampler(k).fit(Z).quantize(Z).ravel().tolist()
-        others = np.array([bins[:i].count(b) + bins[i + 1 :].count(b) for i, b in enumerate(bins)])
-        fractions = np.linspace(0.001, 0.999, 999)[:, np.newaxis]
-        found[k] = np.log((1 - fractions) * k * others / 60 + fractions).mean(axis=1).max()
-    chosen = PMFSampler().fit(Z).n_bins_[0]
-    assert found[chosen] > max(found.values()) - 0.01
+def test_held_out_gain_leaves_one_out_as_a_loop_does():
+    """Each code is scored by the others of its class, mixed with the uniform distribution in some fraction."""
+    labels, cells = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 1]), np.array([5, 5, 2, 2, 2, 7, 2, 2, 2, 0])
+    n_cells = 11
+    fractions = 1 / (1 + np.exp(-_histograms._LOGITS.ravel()))
+    expected = np.zeros(len(fractions))
+    for i in range(10):
+        others = (labels == labels[i]) & (np.arange(10) != i)
+        share = (cells[others] == cells[i]).mean()
+        expected += np.log((1 - fractions) * share * n_cells + fractions)
+    counts = [np.unique(cells[labels == c], return_counts=True)[1].astype(float) for c in (0, 1)]
+    np.testing.assert_allclose(_histograms.held_out_gains(counts, log(n_cells)), expected, rtol=1e-9)
+    assert np.isfinite(_histograms.held_out_gains([np.ones(7), np.ones(1)], 1e4)).all()
 
 
 def test_auto_is_finite_and_fine_where_every_code_is_alone():
@@ -450,6 +470,12 @@ def test_auto_bins_of_classes_serve_the_classes():
     y = (Z.ravel() > 0.5).astype(int)
     assert PMFSampler().fit(Z, y).n_bins_[0] == 1
     assert PMFSampler(conditional=True).fit(Z, y).n_bins_[0] == 2
+    # each class in two quarters of each of many dimensions, where no two codes meet
+    generator = np.random.default_rng(0)
+    quarters = 2 * generator.integers(0, 2, (1000, 64)) + np.arange(1000)[:, np.newaxis] % 2
+    alone = (quarters + generator.random((1000, 64))) / 4
+    assert PMFSampler().fit(alone).n_bins_[0] == 1
+    assert PMFSampler(conditional=True).fit(alone, np.arange(1000) % 2).n_bins_[0] == 4
 
 
 def test_y_is_ignored_unless_asked_for(Z):
@@ -531,6 +557,7 @@ def test_huge_and_tiny_codes_are_binned(scale):
         ({"n_bins": None}, TypeError, "n_bins expects an integer of at least 1 or 'auto', but got None"),
         ({"n_bins": "many"}, TypeError, "n_bins expects an integer of at least 1 or 'auto', but got 'many'"),
         ({"n_bins": 2**32}, ValueError, "n_bins expects integers of at most 2147483648, but got 4294967296"),
+        ({"n_bins": 10**30}, ValueError, "n_bins expects integers of at most 2147483648, but got 1000"),
         ({"n_bins": (2, 0, 3)}, ValueError, "each entry of n_bins expects an integer of at least 1, but got 0"),
         ({"n_bins": (2, 2.5, 3)}, TypeError, "each entry of n_bins expects an integer of at least 1, but got 2.0"),
         ({"n_bins": (2, 3)}, ValueError, r"n_bins expects one value, or one for each of the 3 features, but got \(2, 3\)"),
