@@ -12,7 +12,7 @@ from ._transactions import all_or_nothing
 WITHIN_BIN = ("center", "uniform")
 
 _MOST_BINS = 2**31
-_BATCH_COORDINATES = 2**18
+_BATCH_COORDINATES = 2**16
 """Coordinates that `sample` draws at a time."""
 
 
@@ -125,8 +125,8 @@ class PMFSampler(DensityMixin, BaseEstimator):
     def partial_fit(self, Z, y=None, sample_weight=None):
         """Count further codes in the bins of the first call.
 
-        With numbers for `n_bins` and `bin_range`, calls on parts of Z equal one fit on all of it. A call takes time in proportion to the occupied
-        bins there are, too: give it many codes at once.
+        With numbers for `n_bins` and `bin_range`, calls on parts of Z equal one fit on all of it. A call takes time in proportion to the
+        occupied bins there are, too: give it many codes at once.
 
         Parameters
         ----------

@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from itertools import pairwise
 from math import log
-from time import perf_counter
+from time import process_time
 
 import numpy as np
 import pandas as pd
@@ -160,9 +160,10 @@ def test_masses_sum_to_one_and_scores_are_log_mass_over_volume(Z, n_bins):
     assert sampler.weights_.sum() == pytest.approx(1, rel=1e-12)
     masses = occupied(sampler)
     widths = np.ptp(Z.astype(np.float64), axis=0)
-    divided = widths * 1e-308 < np.inf if n_bins == 1 else sampler.n_bins_ > 1
+    with np.errstate(divide="ignore", over="ignore"):
+        divided = np.isfinite(n_bins / widths)
     for row, nats in zip(sampler.quantize(Z).tolist(), sampler.score_samples(Z), strict=True):
-        log_widths = [log(w) - log(n_bins) for w, d in zip(widths, divided, strict=True) if d and w > 1e-300]
+        log_widths = [log(w) - log(n_bins) for w, d in zip(widths, divided, strict=True) if d]
         assert nats == pytest.approx(log(masses[tuple(row)]) - sum(log_widths), rel=1e-5, abs=1e-5)
 
 
@@ -209,20 +210,20 @@ def test_256_dimensions_of_20_bins_do_not_overflow():
 
 
 def test_time_grows_with_rows_and_columns_in_proportion():
-    """Within a factor of three, so that other work on the processor does not matter."""
+    """Within a factor of five, where a square would be 32: other work on the processor must not matter."""
 
     def seconds(n, d):
         Z = np.random.default_rng(0).normal(size=(n, d))
         times = []
         for _ in range(5):
-            start = perf_counter()
+            start = process_time()
             PMFSampler(20).fit(Z)
-            times.append(perf_counter() - start)
+            times.append(process_time() - start)
         return min(times)
 
     base = seconds(2000, 32)
-    assert seconds(64_000, 32) < 3 * 32 * base
-    assert seconds(2000, 1024) < 3 * 32 * base
+    assert seconds(64_000, 32) < 5 * 32 * base
+    assert seconds(2000, 1024) < 5 * 32 * base
 
 
 def test_largest_code_is_in_the_last_bin_and_a_constant_column_keeps_its_value():
