@@ -4,9 +4,15 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-_PUBLIC = {"IWAEEmbedding": "._vae", "QLVMEmbedding": "._qlvm", "VAEEmbedding": "._vae"}
+_PUBLIC = {
+    "IWAEEmbedding": "._vae",
+    "LatentSampler": "._latent_sampler",
+    "PMFSampler": "._pmf",
+    "QLVMEmbedding": "._qlvm",
+    "VAEEmbedding": "._vae",
+}
 
-__all__ = ["IWAEEmbedding", "QLVMEmbedding", "VAEEmbedding", "__version__"]
+__all__ = ["IWAEEmbedding", "LatentSampler", "PMFSampler", "QLVMEmbedding", "VAEEmbedding", "__version__"]
 
 
 def __getattr__(name: str) -> object:

@@ -37,6 +37,11 @@ class AmortizedModel(LatentModel):
         """The fitted encoder, a torch module."""
         return self._module["encoder"]
 
+    @property
+    def latent_period_(self):
+        """Period of the columns that `transform` returns: 1 on the torus, else None."""
+        return 1.0 if self._built_with["latent"] == "torus" else None
+
     def transform(self, X):
         """Return the posterior means of the rows of X, by the encoder.
 

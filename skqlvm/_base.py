@@ -1,7 +1,6 @@
 """What the estimators share: checks, the template of a fit, progress, pickling, queries by chunks of rows."""
 
 import copy
-from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -13,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from . import _validation
 from ._progress import Progress
 from ._tensors import Rows, as_tensor, random_seed, resolve_device, seeded
+from ._transactions import all_or_nothing
 from .engine import atlas, likelihoods, networks, training
 from .engine.precision import matmul_precision
 
@@ -95,6 +95,11 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
     def likelihood_(self):
         """The fitted observation model."""
         return self._module["likelihood"]
+
+    @property
+    def latent_period_(self):
+        """Period of the columns that `transform` returns; None where they lie on a line."""
+        return None
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "_module")
@@ -337,15 +342,3 @@ def _on_processor(value):
     if isinstance(value, torch.nn.Module):
         return copy.deepcopy(value).cpu()
     return value.cpu() if hasattr(value, "cpu") else value
-
-
-@contextmanager
-def all_or_nothing(estimator):
-    """Leave the estimator as it was if its fit fails."""
-    before = dict(vars(estimator))
-    try:
-        yield
-    except BaseException:
-        vars(estimator).clear()
-        vars(estimator).update(before)
-        raise

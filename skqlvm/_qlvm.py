@@ -11,8 +11,7 @@ from .engine import lattices, objectives, posteriors, priors
 
 _N_POINTS = {1: 233, 2: 987, 3: 2039}
 _N_POINTS_EVAL = {1: 2584, 2: 6765, 3: 8191}
-_N_SHIFTS = 8
-_TRAINING_BYTES = 2**30
+_N_SHIFTS, _TRAINING_BYTES = 8, 2**30
 
 
 class QLVMEmbedding(LatentModel):
@@ -186,11 +185,7 @@ class QLVMEmbedding(LatentModel):
         """
         check_is_fitted(self)
         Z = check_array(Z, dtype=[np.float64, np.float32])
-        if Z.shape[1] != self._n_features_out:
-            raise ValueError(
-                f"Z has {Z.shape[1]} columns, but inverse_transform of output={self.output!r} expects {self._n_features_out}. "
-                "Give what transform returns."
-            )
+        _readouts.check_columns(Z, self.output, self._n_features_out)
         return self._over_rows(_readouts.turns(Z, self.output, self.lattice_.shape[1]), self._decoded_mean, 16 * self.n_features_in_)
 
     def reconstruct(self, X):
@@ -247,6 +242,11 @@ class QLVMEmbedding(LatentModel):
         shifts = [lattices.random_shift(self.lattice_.shape[1], generator) for _ in range(_N_SHIFTS)]
         shifted = [self._nats(X, self._decode(lattices.shifted(self._atlas.points, shift))) for shift in shifts]
         return nats, np.std(shifted, axis=0, ddof=1)
+
+    @property
+    def latent_period_(self):
+        """Period of the columns that `transform` returns: 1 for turns, else None."""
+        return 1.0 if self.output == "turns" else None
 
     @property
     def _order(self):

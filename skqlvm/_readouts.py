@@ -20,6 +20,14 @@ def check(model):
     check_integer("harmonic_order", model.harmonic_order, alternative="auto")
 
 
+def check_columns(Z, output, expected):
+    """Raise unless Z has as many columns as an output."""
+    if Z.shape[1] != expected:
+        raise ValueError(
+            f"Z has {Z.shape[1]} columns, but inverse_transform of output={output!r} expects {expected}. Give what transform returns."
+        )
+
+
 def n_columns(output, n_components, order):
     """Number of columns of an output: coordinates, cosines and sines, or moments of harmonics up to an order."""
     if output == "moments":

@@ -1,12 +1,15 @@
 """Checks of parameters and data; every message says what was expected, what came, and what to do."""
 
 import warnings
-from math import isfinite, prod
-from numbers import Integral, Real
+from math import prod
+from numbers import Real
 
 import numpy as np
 import torch
 
+from . import _parameters
+from ._parameters import check_integer
+from ._parameters import check_number as check_number
 from .engine.likelihoods import Likelihood
 
 _ROUNDING = 1e-6
@@ -20,33 +23,8 @@ def check_option(name, value, options, *, or_callable=False):
     """Raise unless value is one of the options, or a callable that is no module where that is allowed."""
     if isinstance(value, torch.nn.Module):
         raise TypeError(f"{name} expects a factory that makes a new module for each fit, but got an instance of {type(value).__name__}.")
-    if or_callable and callable(value):
-        return
-    if not isinstance(value, str) or value not in options:
-        also = " or a callable" if or_callable else ""
-        raise ValueError(f"{name} expects one of {sorted(options)}{also}, but got {value!r}.")
-
-
-def check_integer(name, value, minimum=1, alternative=None):
-    """Raise unless value is an integer of at least the minimum, or the alternative itself."""
-    if alternative is not None and isinstance(value, str) and value == alternative:
-        return
-    also = "" if alternative is None else f" or {alternative!r}"
-    expected = f"{name} expects an integer of at least {minimum}{also}, but got {value!r}."
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(expected)
-    if value < minimum:
-        raise ValueError(expected)
-
-
-def check_number(name, value, minimum=0.0, below=float("inf"), *, open_minimum=False):
-    """Raise unless value is a finite number in [minimum, below), or in (minimum, below)."""
-    interval = f"{'(' if open_minimum else '['}{minimum:g}, {below:g})"
-    expected = f"{name} expects a number in {interval}, but got {value!r}."
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(expected)
-    if not isfinite(value) or value < minimum or value >= below or (open_minimum and value == minimum):
-        raise ValueError(expected)
+    if not (or_callable and callable(value)):
+        _parameters.check_option(name, value, options, also=" or a callable" if or_callable else "")
 
 
 def check_hidden_layer_sizes(value):
