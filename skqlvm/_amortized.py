@@ -329,4 +329,4 @@ def _estimate(log_px_z, log_ratio, kl):
 
 
 def _bound(log_px_z, log_ratio, kl):
-    return torch.stack([objectives.elbo(log_px_z, kl), objectives.standard_error_of_mean(log_px_z)], 1)
+    return torch.stack([objectives.elbo(log_px_z, kl), objectives.standard_error_of_mean(log_px_z - kl)], 1)
