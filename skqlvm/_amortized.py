@@ -54,8 +54,7 @@ class AmortizedModel(LatentModel):
         ndarray of shape (n_samples, n_components)
             On the torus the location of the wrapped posterior, in turns, [0, 1).
         """
-        X = self._queried(X)
-        return self._over_rows(X, lambda x: self._proposed(x).loc, 16 * X.shape[1])
+        return self._locations(self._queried(X))
 
     def inverse_transform(self, Z):
         """Return the mean of p(x | z) at latent points.
@@ -88,7 +87,7 @@ class AmortizedModel(LatentModel):
         -------
         ndarray of shape (n_samples, n_features)
         """
-        return self.inverse_transform(self.transform(X))
+        return self._over_rows(self._locations(self._queried(X)), self._decoded_mean, 16 * self.n_features_in_)
 
     def posterior(self, X):
         """Return location and covariance of the encoder's posterior q(z | x) of every row.
@@ -110,7 +109,7 @@ class AmortizedModel(LatentModel):
         """
         self._check_has_posterior("posterior")
         X = self._queried(X)
-        return self.transform(X), self._over_rows(X, lambda x: self._proposed(x).covariance(), 16 * X.shape[1])
+        return self._locations(X), self._over_rows(X, lambda x: self._proposed(x).covariance(), 16 * X.shape[1])
 
     def active_units(self, X, threshold=0.01):
         """Return which latent dimensions say something about the rows of X.
@@ -128,7 +127,7 @@ class AmortizedModel(LatentModel):
         ndarray of bool of shape (n_components,)
         """
         _validation.check_number("threshold", threshold)
-        z = torch.from_numpy(self.transform(X))
+        z = torch.from_numpy(self._locations(self._queried(X)))
         variances = self._prior_of_fit.euclidean(z).var(0, correction=0)
         return (variances.reshape(-1, z.shape[1]).sum(0) > threshold).numpy()
 
@@ -235,6 +234,10 @@ class AmortizedModel(LatentModel):
         with matmul_precision("highest"):
             return self._proposal(torch.func.functional_call(encoder, weights, statistics))
 
+    def _locations(self, X):
+        """Where the posteriors of rows are, as an array whatever `transform` is set to return."""
+        return self._over_rows(X, lambda x: self._proposed(x).loc, 16 * X.shape[1])
+
     def _weighed(self, module, x, n_draws, generator):
         """Propose for a batch and decode: the proposals, their points, and log p(x | z) of shape (n, s), with gradients.
 
@@ -334,4 +337,4 @@ def _estimate(log_px_z, log_ratio, kl):
 
 
 def _bound(log_px_z, log_ratio, kl):
-    return torch.stack([objectives.elbo(log_px_z, kl), objectives.standard_error_of_mean(log_px_z)], 1)
+    return torch.stack([objectives.elbo(log_px_z, kl), objectives.standard_error_of_mean(log_px_z - kl)], 1)

@@ -428,10 +428,13 @@ def normal_draws(generator, n, s, loc=0.0, scale=1.0):
 @given(n=st.integers(1, 7), s=st.integers(1, 11), beta=st.floats(0, 7), seed=st.integers(0, 99))
 def test_elbo_is_mean_reconstruction_less_weighted_divergence(n, s, beta, seed):
     generator = torch.Generator().manual_seed(seed)
-    log_px_z, kl = normal_draws(generator, n, s), normal_draws(generator, 1, n)[0]
-    expected = [sum(row) / s - beta * divergence for row, divergence in zip(log_px_z.tolist(), kl.tolist(), strict=True)]
-    torch.testing.assert_close(objectives.elbo(log_px_z, kl, beta), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-12)
-    assert torch.equal(objectives.elbo(log_px_z, kl), objectives.elbo(log_px_z, kl, 1.0))
+    log_px_z = normal_draws(generator, n, s)
+    for kl in (normal_draws(generator, n, 1), normal_draws(generator, n, s)):
+        rows = zip(log_px_z.tolist(), kl.tolist(), strict=True)
+        expected = [sum(row) / s - beta * sum(divergence) / len(divergence) for row, divergence in rows]
+        bound = objectives.elbo(log_px_z, kl, beta)
+        torch.testing.assert_close(bound, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-12)
+        assert torch.equal(objectives.elbo(log_px_z, kl), objectives.elbo(log_px_z, kl, 1.0))
 
 
 @given(n=st.integers(1, 5), s=st.integers(2, 23), seed=st.integers(0, 99))
@@ -531,7 +534,7 @@ def test_gradient_of_the_bound_of_one_draw_is_that_of_the_elbo(generator):
     noise = normal_draws(generator, 7, 1)
 
     def one_draw_elbo(noise, phi, theta):
-        return objectives.elbo(log_weights(noise, phi, theta)[0], torch.zeros(len(noise), dtype=torch.float64))
+        return objectives.elbo(log_weights(noise, phi, theta)[0], torch.zeros(len(noise), 1, dtype=torch.float64))
 
     torch.testing.assert_close(gradients(standard, noise, phi), gradients(one_draw_elbo, noise, phi), rtol=1e-12, atol=1e-12)
 

@@ -49,9 +49,10 @@ def lattice_bound(table: Callable[[Tensor], Tensor], points: Tensor, chunk_size:
 def elbo(log_px_z: Tensor, kl: Tensor, beta: float = 1.0) -> Tensor:
     """Return the evidence lower bound of each row, ``1/s sum_s log p(x | z_s) - beta KL(q || p)``, of shape (n_samples,).
 
-    A bound on log p(x) at beta = 1; at others a trade of reconstruction against the size of the code (beta-VAE).
+    A bound on log p(x) at beta = 1; at others a trade of reconstruction against the size of the code (beta-VAE). The divergence has a
+    column for each draw, or one for all.
     """
-    return log_px_z.mean(-1) - beta * kl
+    return (log_px_z - beta * kl).mean(-1)
 
 
 def standard_error(log_w: Tensor, dim: int = -1) -> Tensor:

@@ -1,7 +1,8 @@
 """What an encoder proposes: distributions q(z | x) over latent points, one a row, as objects that know their own density.
 
 A proposal turns standard normal noise of shape (s, n_noise) or (n, s, n_noise) into points z of shape (n, s, k), so that gradients reach
-its parameters through z; `log_prob` gives log q(z | x) of shape (n, s), `kl` the divergence from the prior of shape (n,), in nats.
+its parameters through z; `log_prob` gives log q(z | x) of shape (n, s), `kl` the divergence from the prior, of shape (n, 1) if exact, or
+an estimate from each draw, of shape (n, s), in nats.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Normal:
 
     def kl(self, z: Tensor) -> Tensor:
         """Return KL(q || N(0, I)) = (trace + |loc|^2 - k - log det) / 2, exactly; the draws z are not needed."""
-        return 0.5 * ((self.marginal_variance() + self.loc**2 - 1).sum(-1) - self.log_det())
+        return 0.5 * ((self.marginal_variance() + self.loc**2 - 1).sum(-1) - self.log_det())[:, None]
 
     def detached(self) -> Self:
         """Return the same proposal with constant parameters."""
@@ -215,8 +216,8 @@ class Wrapped:
         return torch.logsumexp(self.normal.log_prob(unwound).unflatten(1, (z.shape[1], len(windings))), -1)
 
     def kl(self, z: Tensor) -> Tensor:
-        """Return an unbiased estimate of KL(q || uniform) = E_q[log q(z | x)] from the draws z, of shape (n,)."""
-        return self.log_prob(z).mean(-1)
+        """Return unbiased estimates of KL(q || uniform) = E_q[log q(z | x)], one from each draw."""
+        return self.log_prob(z)
 
     def covariance(self) -> Tensor:
         """Return the covariance of the unwound normal, in squared turns, of shape (n, k, k)."""
