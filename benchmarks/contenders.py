@@ -21,7 +21,7 @@ _TOLERANCE = 0.01
 _FEWEST_POINTS, _MOST_POINTS = 2**10, 2**18
 _N_SEARCHED = 500
 _ROWS, _POINTS = 1000, 2**14
-_N_SHIFTS, _N_DRAWS = 8, 200
+_N_SHIFTS, _N_DRAWS = 8, 100
 _N_TIMED, _MOST_TIMED = 10, 8
 """Steps a pass and passes of a fit that is timed: few enough that each step has its entry in the history."""
 _OFFSET = torch.tensor([0.38196601125, 0.61803398875, 0.23606797750], dtype=torch.float64)
@@ -156,7 +156,7 @@ def bound_nats(model, x):
     """Return the lower bound on log p(x) that the model was trained on, of every row.
 
     The lattice's with as many points as in training, averaged over random shifts; the ELBO; or the importance-weighted one with K draws,
-    averaged over as many sets of draws as make 200.
+    averaged over as many sets of draws as make 100.
     """
     if isinstance(model, QLVMEmbedding):
         return _lattice_bound(model, x)
