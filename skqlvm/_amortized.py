@@ -255,16 +255,19 @@ class AmortizedModel(LatentModel):
         return objectives.maximum_mean_discrepancy(prior.euclidean(z), prior.euclidean(drawn))
 
     def _by_draws(self, X, n_draws, reduce):
-        """Reduce log p(x | z), log p(z) - log q(z | x) and divergences to an estimate and its standard error, of shape (n_samples, 2)."""
+        """Reduce log p(x | z), with prior, proposals and points z, to an estimate and its standard error, of shape (n_samples, 2)."""
 
         def of_rows(x):
             proposal = self._proposed(x)
             z = proposal.at(_noise((n_draws, proposal.n_noise), None).to(x))
             parts = z.split(_DRAWS_CHUNK, 1)
             log_px_z = torch.cat([self.likelihood_.paired(x, _decoded(self._outputs_at, part).to(x)) for part in parts], 1)
-            return reduce(log_px_z, self._prior_of_fit.log_prob(z) - proposal.log_prob(z), proposal.kl(z))
+            return reduce(log_px_z, self._prior_of_fit, proposal, z)
 
-        return self._over_rows(X, of_rows, 16 * min(n_draws, _DRAWS_CHUNK) * X.shape[1])
+        n_decoded, n_unwound = min(n_draws, _DRAWS_CHUNK) * X.shape[1], n_draws * self._n_features_out
+        if self._built_with["latent"] == "torus":
+            n_unwound *= len(proposals.WINDINGS) ** self._n_features_out
+        return self._over_rows(X, of_rows, 16 * max(n_decoded, n_unwound))
 
     def _by_quadrature(self, X, return_std):
         """Average the likelihood over the lattice that a fit found fine enough; the standard deviation over random shifts of it."""
@@ -331,10 +334,11 @@ def _decoded(decoder, z):
     return decoder(z.flatten(0, 1)).unflatten(0, z.shape[:2])
 
 
-def _estimate(log_px_z, log_ratio, kl):
-    log_w = log_px_z + log_ratio
+def _estimate(log_px_z, prior, proposal, z):
+    log_w = log_px_z + prior.log_prob(z) - proposal.log_prob(z)
     return torch.stack([objectives.log_mean_exp(log_w), objectives.standard_error(log_w)], 1)
 
 
-def _bound(log_px_z, log_ratio, kl):
+def _bound(log_px_z, prior, proposal, z):
+    kl = proposal.kl(z)
     return torch.stack([objectives.elbo(log_px_z, kl), objectives.standard_error_of_mean(log_px_z - kl)], 1)

@@ -21,7 +21,7 @@ from . import lattices
 _WIDEST = 0.5
 """Largest standard deviation of a wrapped normal, in turns: the circle is covered evenly to a per cent, and few windings count."""
 
-_WINDINGS = (-2, -1, 0, 1, 2)
+WINDINGS = (-2, -1, 0, 1, 2)
 """Turns that a wrapped normal may have taken; those left out are at least five standard deviations away."""
 
 _LOG_VARIANCE = (-18.0, 6.0)
@@ -211,7 +211,7 @@ class Wrapped:
     def log_prob(self, z: Tensor) -> Tensor:
         """Return log q(z | x) in nats, of shape (n, s)."""
         nearest = z - (z - self.loc[:, None]).detach().round()
-        windings = nearest.new_tensor(list(product(_WINDINGS, repeat=z.shape[-1])))
+        windings = nearest.new_tensor(list(product(WINDINGS, repeat=z.shape[-1])))
         unwound = (nearest[:, :, None] + windings).flatten(1, 2)
         return torch.logsumexp(self.normal.log_prob(unwound).unflatten(1, (z.shape[1], len(windings))), -1)
 
