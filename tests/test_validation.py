@@ -6,7 +6,7 @@ import scipy.sparse
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from skqlvm import QLVMEmbedding
+from skqlvm import IWAEEmbedding, QLVMEmbedding, VAEEmbedding
 from skqlvm.engine import likelihoods
 
 TINY = {"n_points": 13, "n_points_eval": 34, "hidden_layer_sizes": (5,), "harmonic_order": 1, "max_iter": 1, "random_state": 0}
@@ -173,3 +173,168 @@ def test_continuing_with_another_architecture_is_refused(change, X):
 def test_rounding_of_rescaled_data_is_forgiven():
     X = np.array([[0.0, 1.0 + 4e-16], [-3e-17, 0.5]])
     assert np.isfinite(QLVMEmbedding(**TINY, likelihood="bernoulli").fit(X).score_samples(X)).all()
+
+
+# models with an encoder
+
+SMALL = {"hidden_layer_sizes": (5,), "max_iter": 1, "random_state": 0}
+ENCODER_MODELS = [VAEEmbedding, IWAEEmbedding]
+
+
+@pytest.mark.parametrize("kind", ENCODER_MODELS)
+@pytest.mark.parametrize(
+    ("parameters", "error", "message"),
+    [
+        ({"n_components": 0}, ValueError, "n_components expects an integer of at least 1, but got 0"),
+        ({"encoder": "transformer"}, ValueError, r"encoder expects one of \['conv', 'mlp'\] or a callable, but got 'transformer'"),
+        ({"encoder": nn.Linear(3, 4)}, TypeError, "encoder expects a factory .* but got an instance of Linear"),
+        ({"latent": "sphere"}, ValueError, r"latent expects one of \['normal', 'torus'\], but got 'sphere'"),
+        ({"latent": None}, ValueError, r"latent expects one of \['normal', 'torus'\], but got None"),
+        (
+            {"latent": "torus", "n_components": 4},
+            ValueError,
+            "latent='torus' expects 1, 2 or 3 components, but got 4. Use latent='normal'",
+        ),
+        (
+            {"covariance_type": "spherical"},
+            ValueError,
+            r"covariance_type expects one of \['diagonal', 'full', 'low_rank'\], but got 'spherical'",
+        ),
+        ({"learning_rate": 0.0}, ValueError, r"learning_rate expects a number in \(0, inf\), but got 0.0"),
+        ({"max_iter": "many"}, TypeError, "max_iter expects an integer of at least 1 or 'auto', but got 'many'"),
+        ({"likelihood": "poisson"}, ValueError, r"likelihood expects one of \['bernoulli', 'gaussian'\] or a callable, but got 'poisson'"),
+        ({"noise_variance": 0}, ValueError, "noise_variance expects 'spherical', 'diagonal' or a positive number, but got 0"),
+        ({"hidden_layer_sizes": 64}, TypeError, r"hidden_layer_sizes expects a tuple of integers such as \(256, 256\), but got 64"),
+        ({"device": "abacus"}, ValueError, r"device expects one that is available here, .* but got 'abacus'"),
+    ],
+)
+def test_bad_parameter_of_an_encoder_model_is_refused_before_training(parameters, error, message, kind, X):
+    model = kind(**{**SMALL, "decoder": Untouchable, **parameters})
+    for fit in (model.fit, model.partial_fit):
+        with pytest.raises(error, match=message):
+            fit(X)
+    assert not [name for name in vars(model) if name.endswith("_")]
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "message"),
+    [
+        (
+            VAEEmbedding(objective="gan"),
+            ValueError,
+            r"objective expects one of \['autoencoder', 'elbo', 'infovae', 'wae_mmd'\], but got 'gan'",
+        ),
+        (VAEEmbedding(beta=-0.5), ValueError, r"beta expects a number in \[0, inf\), but got -0.5"),
+        (VAEEmbedding(beta="big"), TypeError, r"beta expects a number in \[0, inf\), but got 'big'"),
+        (VAEEmbedding(mmd_weight=-1), ValueError, r"mmd_weight expects a number in \[0, inf\), but got -1"),
+        (VAEEmbedding(mmd_weight=float("nan")), ValueError, r"mmd_weight expects a number in \[0, inf\), but got nan"),
+        (IWAEEmbedding(n_importance_samples=0), ValueError, "n_importance_samples expects an integer of at least 1, but got 0"),
+        (IWAEEmbedding(n_importance_samples=2.5), TypeError, "n_importance_samples expects an integer of at least 1, but got 2.5"),
+        (
+            IWAEEmbedding(gradient="sticking"),
+            ValueError,
+            r"gradient expects one of \['doubly_reparametrized', 'standard'\], but got 'sticking'",
+        ),
+    ],
+)
+def test_bad_objective_is_refused_before_training(model, error, message, X):
+    model.set_params(decoder=Untouchable)
+    for fit in (model.fit, model.partial_fit):
+        with pytest.raises(error, match=message):
+            fit(X)
+    assert not [name for name in vars(model) if name.endswith("_")]
+
+
+@pytest.mark.parametrize("kind", ENCODER_MODELS)
+@pytest.mark.parametrize(
+    ("encoder", "error", "message"),
+    [
+        (lambda d, o: nn.Linear(d, 7), ValueError, r"map \(2, 3\) to \(2, 4\), but the output is \(2, 7\). Make its last layer 4 wide"),
+        (lambda d, o: "a string", TypeError, "encoder expects a factory of torch modules with parameters to train, but it made 'a string'"),
+        (lambda d, o: nn.Identity(), TypeError, "torch modules with parameters to train, but it made Identity"),
+        (lambda d, o: nn.Linear(5, o), ValueError, r"encoder expects modules that map tensors of shape \(m, 3\) to tensors, but it failed"),
+    ],
+)
+def test_encoder_factory_is_checked_before_training(encoder, error, message, kind, X):
+    model = kind(**SMALL, encoder=encoder)
+    with pytest.raises(error, match=message):
+        model.fit(X)
+    assert not [name for name in vars(model) if name.endswith("_")]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "n_outputs"),
+    [
+        ({"latent": "torus"}, 6),
+        ({"covariance_type": "low_rank"}, 6),
+        ({"covariance_type": "full", "n_components": 3}, 9),
+        ({"n_components": 5}, 10),
+    ],
+)
+def test_encoder_factory_is_told_how_many_numbers_to_say(parameters, n_outputs, X):
+    with pytest.raises(ValueError, match=rf"Make its last layer {n_outputs} wide"):
+        VAEEmbedding(**SMALL, **parameters, encoder=lambda d, o: nn.Linear(d, 1)).fit(X)
+
+
+@pytest.mark.parametrize("kind", ENCODER_MODELS)
+@pytest.mark.parametrize(
+    ("image_shape", "message"),
+    [
+        (None, r"encoder='conv' expects image_shape=\(channels, height, width\), but got None"),
+        ((1, 2, 2), r"image_shape=\(1, 2, 2\) has 4 values, but the rows of X have 3 features"),
+    ],
+)
+def test_image_shape_of_an_encoder_is_checked_before_training(image_shape, message, kind, X):
+    with pytest.raises(ValueError, match=message):
+        kind(**SMALL, encoder="conv", image_shape=image_shape).fit(X)
+
+
+@pytest.mark.parametrize("kind", ENCODER_MODELS)
+def test_queries_of_an_encoder_model_check_fit_features_and_options(kind, X):
+    model = kind(**SMALL)
+    queries = [model.transform, model.score_samples, model.posterior, model.reconstruct, model.active_units]
+    for query in (*queries, model.inverse_transform, model.sample):
+        with pytest.raises(NotFittedError, match="not fitted yet"):
+            query(X if query != model.sample else 1)
+    model.fit(X)
+    for query in (*queries, model.partial_fit):
+        with pytest.raises(ValueError, match=f"X has 2 features, but {kind.__name__} is expecting 3 features"):
+            query(X[:, :2])
+        with pytest.raises(ValueError, match="contains NaN"):
+            query(np.full((5, 3), np.nan))
+        with pytest.raises(TypeError, match="expects a dense array, but got a sparse matrix"):
+            query(scipy.sparse.eye(3, format="csr"))
+    with pytest.raises(ValueError, match=r"Z has 3 columns, but inverse_transform expects 2. Give what transform returns"):
+        model.inverse_transform(X)
+    options = r"method expects one of \['auto', 'elbo', 'importance', 'quadrature'\], but got 'exact'"
+    with pytest.raises(ValueError, match=options):
+        model.score_samples(X, "exact")
+    for n_draws, error in ((0, ValueError), (2.5, TypeError), (True, TypeError)):
+        with pytest.raises(error, match=f"n_importance_samples expects an integer of at least 1, but got {n_draws}"):
+            model.score_samples(X, "importance", n_draws)
+    with pytest.raises(ValueError, match=r"threshold expects a number in \[0, inf\), but got -1"):
+        model.active_units(X, threshold=-1)
+    with pytest.raises(ValueError, match="n_samples expects an integer of at least 1, but got 0"):
+        model.sample(0)
+
+
+@pytest.mark.parametrize("kind", ENCODER_MODELS)
+@pytest.mark.parametrize(
+    "change", [{"n_components": 1}, {"latent": "torus"}, {"covariance_type": "full"}, {"encoder": "conv"}, {"objective": "autoencoder"}]
+)
+def test_continuing_an_encoder_model_with_another_architecture_is_refused(change, kind, X):
+    if "objective" in change and kind is IWAEEmbedding:
+        change = {"likelihood": "bernoulli"}
+    model = kind(**SMALL, warm_start=True).fit(X)
+    model.set_params(**change)
+    for fit in (model.fit, model.partial_fit):
+        with pytest.raises(ValueError, match=rf"{next(iter(change))}=.* cannot continue a fit that had"):
+            fit(X)
+
+
+@pytest.mark.parametrize("kind", ENCODER_MODELS)
+def test_bernoulli_encoder_model_refuses_data_outside_its_support(kind):
+    model = kind(**SMALL, likelihood="bernoulli").fit(np.eye(3))
+    for query in (model.fit, model.transform, model.score_samples, model.posterior, model.active_units, model.reconstruct):
+        with pytest.raises(ValueError, match=r"likelihood='bernoulli' expects X in \[0, 1\], but got a maximum of 3"):
+            query(3 * np.eye(3))
