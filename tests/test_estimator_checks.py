@@ -4,7 +4,7 @@ import pytest
 from sklearn.decomposition import PCA
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skqlvm import LatentSampler, PMFSampler, QLVMEmbedding
+from skqlvm import IWAEEmbedding, LatentSampler, PMFSampler, QLVMEmbedding, VAEEmbedding
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The posterior of a typical row:UserWarning"),
@@ -12,8 +12,20 @@ pytestmark = [
 ]
 
 TINY = QLVMEmbedding(n_points=34, n_points_eval=55, hidden_layer_sizes=(8,), harmonic_order=2, max_iter=2)
+SMALL = {"hidden_layer_sizes": (8,), "max_iter": 2}
+ENCODER_MODELS = [
+    VAEEmbedding(),
+    VAEEmbedding(**SMALL),
+    VAEEmbedding(**SMALL, latent="torus", covariance_type="low_rank"),
+    VAEEmbedding(5, **SMALL, covariance_type="full", objective="infovae"),
+    VAEEmbedding(1, **SMALL, objective="wae_mmd"),
+    IWAEEmbedding(max_iter=10),
+    IWAEEmbedding(**SMALL, n_importance_samples=3, gradient="doubly_reparametrized"),
+    IWAEEmbedding(5, **SMALL, n_importance_samples=3),
+    IWAEEmbedding(1, **SMALL, n_importance_samples=3, latent="torus"),
+]
 
 
-@parametrize_with_checks([QLVMEmbedding(), TINY, PMFSampler(), PMFSampler(n_bins=3, smoothing=0.1), LatentSampler(PCA())])
+@parametrize_with_checks([QLVMEmbedding(), TINY, *ENCODER_MODELS, PMFSampler(), PMFSampler(n_bins=3, smoothing=0.1), LatentSampler(PCA())])
 def test_estimator_check_passes(estimator, check):
     check(estimator)
