@@ -185,8 +185,8 @@ def importance_bounds(model, x, n_draws, sizes):
     All from the same draws, in groups of K: where groups are parts of larger groups the bounds rise with K, row by row.
     """
 
-    def reduce(log_px_z, log_ratio, kl):
-        log_w = (log_px_z + log_ratio).double()
+    def reduce(log_px_z, prior, proposal, z):
+        log_w = (log_px_z + prior.log_prob(z) - proposal.log_prob(z)).double()
         return torch.stack([objectives.log_mean_exp(log_w.unflatten(1, (-1, size))).mean(1) for size in sizes], 1)
 
     return model._by_draws(x, n_draws, reduce)
