@@ -155,7 +155,7 @@ def _print(values, setting, as_document):
         rows = [[sampler, *(_cell(values, names, sampler, model) for model in models)] for sampler in known]
         tables.append((title, [row for row in rows if any(row[1:])]))
     tables.append((f"Frechet distance less that of '{_RIVAL}', seed by seed: negative where bins win", _differences(values, models)))
-    for title, rows in tables:
+    for title, rows in filter(lambda table: table[1], tables):
         title = f"{title} ({setting}, {f'medians of {n_seeds} seeds and spreads' if n_seeds > 1 else 'one seed'})"
         if as_document:
             print(f"{title}\n\n{measurement.restructured(['', *models], rows)}\n")
