@@ -363,3 +363,17 @@ def test_distances_of_elongated_normals_do_not_cancel_in_float32(family, log_var
         distances.append(q.squared_distance(q.spread(noise.to(dtype))).double())
     assert distances[0].min() >= 0
     torch.testing.assert_close(*distances, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("family", ["low_rank", "full"])
+def test_density_at_draws_survives_the_rounding_of_flat_proposals(family, wrapped, generator):
+    """An encoder that can make log q as low as it likes, by rounding, has no bound to raise."""
+    n, k, s = 11, 2, 7
+    outputs = 9e3 * torch.randn(n, proposals.n_outputs(family, k, wrapped=wrapped), generator=generator)
+    outputs[:, : k * (1 + wrapped)] = torch.randn(n, k * (1 + wrapped), generator=generator)
+    rough = proposals.proposal(family, outputs, k, wrapped=wrapped)
+    exact = proposals.proposal(family, outputs.double(), k, wrapped=wrapped)
+    noise = torch.randn(n, s, rough.n_noise, generator=generator)
+    expected = exact.log_prob(exact.at(noise.double()))
+    torch.testing.assert_close(rough.log_prob(rough.at(noise)).double(), expected, rtol=0, atol=0.1)

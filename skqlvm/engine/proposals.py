@@ -27,6 +27,10 @@ WINDINGS = (-2, -1, 0, 1, 2)
 _LOG_VARIANCE = (-18.0, 6.0)
 """Limits of what an encoder may say, so that no proposal degenerates in float32."""
 
+_ECCENTRICITY = 100.0
+"""Largest ratio of what coordinates share to what is their own. Without a limit an encoder flattens its proposal until the rounding of a
+draw is many standard deviations: log q is then wrong by any amount, and the bound is none."""
+
 _START = -4.0
 """Log variance that an encoder's output of zero stands for."""
 
@@ -231,6 +235,11 @@ class Wrapped:
 Proposal = Normal | Wrapped
 
 
+def _within(values: Tensor, scale: Tensor) -> Tensor:
+    """Keep values within `_ECCENTRICITY` times a scale."""
+    return values.clamp(-_ECCENTRICITY * scale, _ECCENTRICITY * scale)
+
+
 def _variance(shape: Tensor) -> Tensor:
     return (shape + _START).clamp(*_LOG_VARIANCE).exp()
 
@@ -241,15 +250,16 @@ def _diagonal(loc: Tensor, shape: Tensor) -> DiagonalNormal:
 
 def _low_rank(loc: Tensor, shape: Tensor) -> LowRankNormal:
     log_variance, factor = shape.chunk(2, -1)
-    return LowRankNormal(loc, _variance(log_variance), factor)
+    variance = _variance(log_variance)
+    return LowRankNormal(loc, variance, _within(factor, variance.sqrt()))
 
 
 def _full(loc: Tensor, shape: Tensor) -> FullNormal:
     k = loc.shape[-1]
-    log_variance, below = shape[..., :k], shape[..., k:]
-    scale_tril = torch.diag_embed(_variance(log_variance).sqrt())
+    scale, below = _variance(shape[..., :k]).sqrt(), shape[..., k:]
     rows, columns = torch.tril_indices(k, k, -1, device=loc.device)
-    return FullNormal(loc, scale_tril.index_put((torch.arange(len(loc), device=loc.device)[:, None], rows, columns), below))
+    place = torch.arange(len(loc), device=loc.device)[:, None], rows, columns
+    return FullNormal(loc, torch.diag_embed(scale).index_put(place, _within(below, scale[:, rows])))
 
 
 FAMILIES: dict[str, tuple[Callable[[Tensor, Tensor], Normal], Callable[[int], int]]] = {
