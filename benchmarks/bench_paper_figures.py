@@ -207,11 +207,11 @@ def _draw_seconds(figure, curves):
 
 
 class _Trained(QLVMEmbedding):
-    """A QLVM that trains on the points of `_drawn`, and is validated on a fine lattice whatever these are."""
+    """A QLVM that trains on the points of `_drawn`, and is validated on the evaluation lattice whatever these are."""
 
     def _objective(self, module, x):
         super()._objective(module, x)  # finds how many points fit into memory
-        decoder, likelihood, fine = module["decoder"], module["likelihood"], lattices.lattice(2, 2584)
+        decoder, likelihood, fine = module["decoder"], module["likelihood"], lattices.lattice(2, self.n_points_eval)
 
         def loss(x, generator):
             z = (fine if generator is None else self._drawn(generator)).to(next(decoder.parameters()))
@@ -237,11 +237,12 @@ class _MonteCarlo(_Trained):
 
 def _points(data, arguments, report, save):
     rules = {"random shift": _Shifted, "fixed lattice": _Fixed, "Monte Carlo": _MonteCarlo}
-    sizes = (13, 34) if arguments.quick else (55, 233, 987)
+    sizes, n_points_eval = ((13, 34), 233) if arguments.quick else ((55, 233, 987), 2584)
     measured = {}
     for size in sizes:
         for rule, estimator in rules.items():
-            nats = [_nats(_variant(estimator, seed, arguments, n_points=size), data, arguments) for seed in arguments.seeds]
+            models = [contenders.build("QLVM", 2, seed, arguments, n_points=size, n_points_eval=n_points_eval) for seed in arguments.seeds]
+            nats = [_nats(estimator(**model.get_params()), data, arguments) for model in models]
             measured[rule, size] = nats
             report.add("paper_figures/points", nats, "nats", rule=rule, n_points=size)
 
@@ -258,11 +259,6 @@ def _points(data, arguments, report, save):
         axis.legend(frameon=False)
 
     save("points", draw)
-
-
-def _variant(estimator, seed, arguments, **parameters):
-    settings = contenders.build("QLVM", 2, seed, arguments, **parameters).get_params()
-    return estimator(**settings)
 
 
 def _nats(model, data, arguments):
