@@ -34,6 +34,7 @@ from skqlvm.engine import lattices, networks, objectives
 
 _LARGEST_SCORED = 2000
 _CLIP = 1e-4
+_DEPTH = -8
 _COLOURS = ("#0b6e99", "#d1495b", "#edae49", "#66a182", "#6b4c9a", "#444444")
 
 
@@ -91,7 +92,7 @@ def _budget(data, arguments):
 def _posteriors(data, arguments, report, save):
     seconds = _budget(data, arguments)
     models = {}
-    for name in ("VAE", "IWAE-50", "QLVM"):
+    for name in ("VAE", "IWAE-10", "QLVM"):
         fits = [
             _fit(contenders.build(name, 2, seed, arguments), data, seconds) for seed in arguments.seeds[: 1 if name == "QLVM" else None]
         ]
@@ -117,43 +118,61 @@ def _draw_posteriors(figure, models, data, chosen):
         x = data.x_test[i : i + 1]
         row[0].imshow(x.reshape(side, side), cmap="gray_r")
         row[0].set_axis_off()
-        for axis, (name, model) in zip(row[1:], models.items(), strict=True):
+        for axis, model in zip(row[1:], models.values(), strict=True):
+            image = _draw_posterior(axis, model, x)
             axis.tick_params(labelsize=6)
-            image = _draw_posterior(axis, name, model, x)
+            axis.locator_params(nbins=5)
     for axis, title in zip(axes[0], ["test image", *(f"{name}\n" for name in models)], strict=True):
         axis.set_title(title + axis.get_title(), fontsize=9)
     figure.colorbar(image, ax=axes, location="bottom", shrink=0.5, aspect=40, label="log p(z | x), nats below its peak")
     figure.suptitle("True posteriors (shades) and encoders' (ellipses of one and two standard deviations)", fontsize=10)
 
 
-def _draw_posterior(axis, name, model, x, n_pixels=200):
-    (low, high), ellipses = ((np.zeros(2), np.ones(2)), []) if isinstance(model, QLVMEmbedding) else _window(model, x)
+def _draw_posterior(axis, model, x, n_pixels=200):
+    """Draw the true posterior of a row; with it the encoder's, or where on the torus it is."""
+    heavy = _heavy_points(model, x)
+    if isinstance(model, QLVMEmbedding):
+        (low, high), ellipses = _window(heavy[np.abs(heavy - heavy[0]).max(1) < 0.1]), []
+        title = "(whole torus inset)"
+    else:
+        ellipses, divergence = _ellipses(model, x), _divergences(model, x)[0]
+        (low, high), title = _window(np.concatenate([heavy, *ellipses])), f"KL {divergence:.1f} nats"
     grid = [low[i] + (high[i] - low[i]) * (np.arange(n_pixels) + 0.5) / n_pixels for i in (0, 1)]
     z = torch.from_numpy(np.stack(np.meshgrid(*grid, indexing="ij"), -1).reshape(-1, 2))
     log_w = contenders.log_joint(model, x, z)[0].reshape(n_pixels, n_pixels).numpy()
     extent = (low[0], high[0], low[1], high[1])
-    image = axis.imshow((log_w - log_w.max()).T, origin="lower", extent=extent, aspect="auto", cmap="Blues", vmin=-8, vmax=0)
+    image = axis.imshow((log_w - log_w.max()).T, origin="lower", extent=extent, aspect="auto", cmap="Blues", vmin=_DEPTH, vmax=0)
     for ellipse in ellipses:
         axis.plot(*ellipse.T, color=_COLOURS[1], linewidth=1)
     if not ellipses:
-        axis.set_title("whole torus", fontsize=7)
-    else:
-        axis.set_title(f"KL {_divergences(model, x)[0]:.1f} nats", fontsize=7)
+        inset = axis.inset_axes([0.68, 0.68, 0.3, 0.3], xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[])
+        inset.plot(*(heavy % 1).T, ".", color=_COLOURS[1], markersize=2)
+    axis.set_title(title, fontsize=7)
     return image
 
 
-def _window(model, x):
-    """A rectangle that holds a row's true posterior and the encoder's, and the latter's ellipses."""
+def _heavy_points(model, x):
+    """Points that carry a row's posterior, the heaviest first; on a torus as near to it as they come."""
+    z, _ = model._prior(2).nodes(lattices.shifted(lattices.nested(2, 2**16), torch.tensor([0.38, 0.62])))
+    log_w = contenders.log_joint(model, x, z)[0]
+    order = log_w.argsort(descending=True)
+    heavy = z[order[log_w[order] > log_w.max() + _DEPTH]].numpy()
+    return heavy - np.round(heavy - heavy[0]) if isinstance(model, QLVMEmbedding) else heavy
+
+
+def _ellipses(model, x):
+    """The lines of one and of two standard deviations around the encoder's mean."""
     proposal = model._proposed(torch.from_numpy(x))
     mean, covariance = (part[0].detach().double().cpu().numpy() for part in (proposal.loc, proposal.covariance()))
     circle = np.linspace(0, 2 * np.pi, 100)
     ellipse = np.stack([np.cos(circle), np.sin(circle)], 1) @ np.linalg.cholesky(covariance).T
-    z, _ = model._prior(2).nodes(lattices.shifted(lattices.nested(2, 2**16), torch.tensor([0.38, 0.62])))
-    log_w = contenders.log_joint(model, x, z)[0]
-    heavy = z[log_w > log_w.max() - 7].numpy()
-    held = np.concatenate([heavy, mean + 3 * ellipse])
-    margin = 0.1 * np.ptp(held, axis=0)
-    return (held.min(0) - margin, held.max(0) + margin), [mean + ellipse, mean + 2 * ellipse]
+    return [mean + ellipse, mean + 2 * ellipse]
+
+
+def _window(points):
+    """The corners of a rectangle that holds points and a margin."""
+    margin = 0.15 * np.ptp(points, axis=0) + 1e-3
+    return points.min(0) - margin, points.max(0) + margin
 
 
 # Figure 4
