@@ -355,11 +355,13 @@ def _decoders(data, arguments, report, save):
 def _draw_decoders(figure, measured, labels):
     figure.set_size_inches(6, 0.45 * len(labels) + 0.9)
     axis = figure.subplots()
-    for i, (name, colour) in enumerate(zip(labels.values(), _COLOURS, strict=False)):
+    colours = dict(zip(measured, _COLOURS, strict=False))
+    for i, name in enumerate(labels.values()):
+        colour = colours[name]
         axis.plot(measured[name], [-i] * len(measured[name]), "o", color=colour)
         axis.plot([np.median(measured[name])], [-i], "|", color=colour, markersize=18, markeredgewidth=2)
     axis.set(yticks=[-i for i in range(len(labels))], yticklabels=list(labels), ylim=(0.5 - len(labels), 0.5))
-    axis.set_xlabel("minus log p(x), nats a test row; bars at the medians")
+    axis.set_xlabel("minus log p(x), nats a test row")
     axis.grid(alpha=0.3, axis="x")
 
 
