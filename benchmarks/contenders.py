@@ -110,10 +110,14 @@ def _n_batches(model, x):
 
 
 def exact_nats(model, x):
-    """Return log p(x) of every row under the model's own prior, by quadrature in up to three dimensions, float64 of shape (n,).
+    """Return log p(x) of every row under the model's own prior, by quadrature in up to three dimensions, float64 of shape (n,)."""
+    return quadrature(model, x)[0]
 
-    One lattice for every model, mapped into its latent space, and doubled until the values of 500 rows change by less than 0.01 nats each
-    on average.
+
+def quadrature(model, x):
+    """Return log p(x) of every row, and how much that of 500 rows changed on average when the lattice was last doubled.
+
+    One lattice for every model, mapped into its latent space, and doubled until the change is less than 0.01 nats or it has 2^18 points.
     """
     n_components, searched = model.n_components, x[:_N_SEARCHED]
     n_points, change, nats = _FEWEST_POINTS, np.inf, _log_marginal(model, searched, _points(n_components, _FEWEST_POINTS))
@@ -121,7 +125,7 @@ def exact_nats(model, x):
         new_half = _points(n_components, 2 * n_points)[n_points:]
         doubled = np.logaddexp(nats, _log_marginal(model, searched, new_half)) - math.log(2)
         change, nats, n_points = np.abs(doubled - nats).mean(), doubled, 2 * n_points
-    return _log_marginal(model, x, _points(n_components, n_points))
+    return _log_marginal(model, x, _points(n_components, n_points)), change
 
 
 def _points(n_components, n_points):
