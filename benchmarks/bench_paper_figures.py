@@ -34,6 +34,7 @@ from skqlvm.engine import lattices, networks, objectives
 
 _LARGEST_SCORED = 2000
 _CLIP = 1e-4
+_DEPTH = -8
 _COLOURS = ("#0b6e99", "#d1495b", "#edae49", "#66a182", "#6b4c9a", "#444444")
 
 
@@ -91,7 +92,7 @@ def _budget(data, arguments):
 def _posteriors(data, arguments, report, save):
     seconds = _budget(data, arguments)
     models = {}
-    for name in ("VAE", "IWAE-50", "QLVM"):
+    for name in ("VAE", "IWAE-10", "QLVM"):
         fits = [
             _fit(contenders.build(name, 2, seed, arguments), data, seconds) for seed in arguments.seeds[: 1 if name == "QLVM" else None]
         ]
@@ -117,43 +118,61 @@ def _draw_posteriors(figure, models, data, chosen):
         x = data.x_test[i : i + 1]
         row[0].imshow(x.reshape(side, side), cmap="gray_r")
         row[0].set_axis_off()
-        for axis, (name, model) in zip(row[1:], models.items(), strict=True):
+        for axis, model in zip(row[1:], models.values(), strict=True):
+            image = _draw_posterior(axis, model, x)
             axis.tick_params(labelsize=6)
-            image = _draw_posterior(axis, name, model, x)
+            axis.locator_params(nbins=5)
     for axis, title in zip(axes[0], ["test image", *(f"{name}\n" for name in models)], strict=True):
         axis.set_title(title + axis.get_title(), fontsize=9)
     figure.colorbar(image, ax=axes, location="bottom", shrink=0.5, aspect=40, label="log p(z | x), nats below its peak")
     figure.suptitle("True posteriors (shades) and encoders' (ellipses of one and two standard deviations)", fontsize=10)
 
 
-def _draw_posterior(axis, name, model, x, n_pixels=200):
-    (low, high), ellipses = ((np.zeros(2), np.ones(2)), []) if isinstance(model, QLVMEmbedding) else _window(model, x)
+def _draw_posterior(axis, model, x, n_pixels=200):
+    """Draw the true posterior of a row; with it the encoder's, or where on the torus it is."""
+    heavy = _heavy_points(model, x)
+    if isinstance(model, QLVMEmbedding):
+        (low, high), ellipses = _window(heavy[np.abs(heavy - heavy[0]).max(1) < 0.1]), []
+        title = "(whole torus inset)"
+    else:
+        ellipses, divergence = _ellipses(model, x), _divergences(model, x)[0]
+        (low, high), title = _window(np.concatenate([heavy, *ellipses])), f"KL {divergence:.1f} nats"
     grid = [low[i] + (high[i] - low[i]) * (np.arange(n_pixels) + 0.5) / n_pixels for i in (0, 1)]
     z = torch.from_numpy(np.stack(np.meshgrid(*grid, indexing="ij"), -1).reshape(-1, 2))
     log_w = contenders.log_joint(model, x, z)[0].reshape(n_pixels, n_pixels).numpy()
     extent = (low[0], high[0], low[1], high[1])
-    image = axis.imshow((log_w - log_w.max()).T, origin="lower", extent=extent, aspect="auto", cmap="Blues", vmin=-8, vmax=0)
+    image = axis.imshow((log_w - log_w.max()).T, origin="lower", extent=extent, aspect="auto", cmap="Blues", vmin=_DEPTH, vmax=0)
     for ellipse in ellipses:
         axis.plot(*ellipse.T, color=_COLOURS[1], linewidth=1)
     if not ellipses:
-        axis.set_title("whole torus", fontsize=7)
-    else:
-        axis.set_title(f"KL {_divergences(model, x)[0]:.1f} nats", fontsize=7)
+        inset = axis.inset_axes([0.68, 0.68, 0.3, 0.3], xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[])
+        inset.plot(*(heavy % 1).T, ".", color=_COLOURS[1], markersize=2)
+    axis.set_title(title, fontsize=7)
     return image
 
 
-def _window(model, x):
-    """A rectangle that holds a row's true posterior and the encoder's, and the latter's ellipses."""
+def _heavy_points(model, x):
+    """Points that carry a row's posterior, the heaviest first; on a torus as near to it as they come."""
+    z, _ = model._prior(2).nodes(lattices.shifted(lattices.nested(2, 2**16), torch.tensor([0.38, 0.62])))
+    log_w = contenders.log_joint(model, x, z)[0]
+    order = log_w.argsort(descending=True)
+    heavy = z[order[log_w[order] > log_w.max() + _DEPTH]].numpy()
+    return heavy - np.round(heavy - heavy[0]) if isinstance(model, QLVMEmbedding) else heavy
+
+
+def _ellipses(model, x):
+    """The lines of one and of two standard deviations around the encoder's mean."""
     proposal = model._proposed(torch.from_numpy(x))
     mean, covariance = (part[0].detach().double().cpu().numpy() for part in (proposal.loc, proposal.covariance()))
     circle = np.linspace(0, 2 * np.pi, 100)
     ellipse = np.stack([np.cos(circle), np.sin(circle)], 1) @ np.linalg.cholesky(covariance).T
-    z, _ = model._prior(2).nodes(lattices.shifted(lattices.nested(2, 2**16), torch.tensor([0.38, 0.62])))
-    log_w = contenders.log_joint(model, x, z)[0]
-    heavy = z[log_w > log_w.max() - 7].numpy()
-    held = np.concatenate([heavy, mean + 3 * ellipse])
-    margin = 0.1 * np.ptp(held, axis=0)
-    return (held.min(0) - margin, held.max(0) + margin), [mean + ellipse, mean + 2 * ellipse]
+    return [mean + ellipse, mean + 2 * ellipse]
+
+
+def _window(points):
+    """The corners of a rectangle that holds points and a margin."""
+    margin = 0.15 * np.ptp(points, axis=0) + 1e-3
+    return points.min(0) - margin, points.max(0) + margin
 
 
 # Figure 4
@@ -161,22 +180,23 @@ def _window(model, x):
 
 def _seconds(data, arguments, report, save):
     sizes = (13, 34) if arguments.quick else (89, 233, 987)
-    seconds, curves = _budget(data, arguments), {}
+    budget, curves = _budget(data, arguments), {}
     for name in [*(f"QLVM, m = {size}" for size in sizes), "VAE", "IWAE-10", "IWAE-50"]:
-        curves[name] = [_curve(name, seed, data, seconds, arguments) for seed in arguments.seeds]
+        contender, _, size = name.partition(", m = ")
+        settings = {"n_points": int(size)} if size else {}
+        a_step = contenders.step_seconds(contenders.build(contender, 2, 0, arguments, **settings), data.x_train, min(2.0, budget))
+        curves[name] = []
+        for seed in arguments.seeds:
+            model = contenders.build(contender, 2, seed, arguments, **settings)
+            contenders.fit(model.set_params(max_iter=contenders.passes(model, data.x_train, budget, a_step)), data.x_train)
+            exact = -contenders.exact_nats(model, _held_out(model, data.x_train)).mean()
+            # Steps by what one takes: the clock itself would show what else the machine did.
+            curves[name].append((np.array(model.history_["step"]) * a_step, model.history_["validation_loss"], exact))
         measured = {"held_out_bound": (min, 1, "nats"), "held_out_nats": (float, 2, "nats"), "training_seconds": (max, 0, "s")}
         for measure, (reduce, part, unit) in measured.items():
             values = [reduce(curve[part]) for curve in curves[name]]
-            report.add(f"paper_figures/{measure}", values, unit, model=name, budget_seconds=seconds)
+            report.add(f"paper_figures/{measure}", values, unit, model=name, budget_seconds=budget)
     save("seconds", partial(_draw_seconds, curves=curves))
-
-
-def _curve(name, seed, data, seconds, arguments):
-    """Seconds, minus the held-out bound, and at the end minus the exact log p(x) of the held-out rows."""
-    contender, _, size = name.partition(", m = ")
-    model = _fit(contenders.build(contender, 2, seed, arguments, **({"n_points": int(size)} if size else {})), data, seconds)
-    exact = -contenders.exact_nats(model, _held_out(model, data.x_train)).mean()
-    return model.history_["seconds"], model.history_["validation_loss"], exact
 
 
 def _held_out(model, x):
@@ -188,30 +208,31 @@ def _held_out(model, x):
 
 
 def _draw_seconds(figure, curves):
-    figure.set_size_inches(7, 4.2)
-    axis = figure.subplots()
-    last = max(seconds[-1] for runs in curves.values() for seconds, _, _ in runs)
+    figure.set_size_inches(7.5, 4.2)
+    axis, beside = figure.subplots(1, 2, sharey=True, width_ratios=[7, 1])
     for i, ((name, runs), colour) in enumerate(zip(curves.items(), _COLOURS, strict=False)):
         for number, (seconds, losses, exact) in enumerate(runs):
-            axis.plot(seconds, losses, color=colour, linewidth=1.2, label=None if number else f"{name}: bound")
-            axis.plot(last * (1.06 + 0.03 * i), exact, "_", color=colour, markersize=8, markeredgewidth=2)
-    axis.text(last * 1.13, axis.get_ylim()[1], "exact", ha="center", va="bottom", fontsize=8)
+            axis.plot(seconds, losses, color=colour, linewidth=1.2, label=None if number else name)
+            beside.plot(i, exact, "_", color=colour, markersize=9, markeredgewidth=2)
     best = min(exact for runs in curves.values() for _, _, exact in runs)
     worst = max(min(losses) for runs in curves.values() for _, losses, _ in runs)
-    axis.set(xlabel="seconds of training", ylabel="minus log p(x), nats a held-out row", ylim=(best - 1, worst + 0.8 * (worst - best) + 1))
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8, frameon=False)
+    axis.set(xlabel="seconds of training", ylabel="minus log p(x), nats a held-out row", title="bound")
+    axis.set_ylim(best - 1, worst + 0.8 * (worst - best) + 1)
+    beside.set(title="exact", xticks=[], xlim=(-1, len(curves)))
+    for each in (axis, beside):
+        each.grid(alpha=0.3)
+    axis.legend(fontsize=8, frameon=False, loc="upper right")
 
 
 # Figure A7
 
 
 class _Trained(QLVMEmbedding):
-    """A QLVM that trains on the points of `_drawn`, and is validated on a fine lattice whatever these are."""
+    """A QLVM that trains on the points of `_drawn`, and is validated on the evaluation lattice whatever these are."""
 
     def _objective(self, module, x):
         super()._objective(module, x)  # finds how many points fit into memory
-        decoder, likelihood, fine = module["decoder"], module["likelihood"], lattices.lattice(2, 2584)
+        decoder, likelihood, fine = module["decoder"], module["likelihood"], lattices.lattice(2, self.n_points_eval)
 
         def loss(x, generator):
             z = (fine if generator is None else self._drawn(generator)).to(next(decoder.parameters()))
@@ -237,11 +258,12 @@ class _MonteCarlo(_Trained):
 
 def _points(data, arguments, report, save):
     rules = {"random shift": _Shifted, "fixed lattice": _Fixed, "Monte Carlo": _MonteCarlo}
-    sizes = (13, 34) if arguments.quick else (55, 233, 987)
+    sizes, n_points_eval = ((13, 34), 233) if arguments.quick else ((55, 233, 987), 2584)
     measured = {}
     for size in sizes:
         for rule, estimator in rules.items():
-            nats = [_nats(_variant(estimator, seed, arguments, n_points=size), data, arguments) for seed in arguments.seeds]
+            models = [contenders.build("QLVM", 2, seed, arguments, n_points=size, n_points_eval=n_points_eval) for seed in arguments.seeds]
+            nats = [_nats(estimator(**model.get_params()), data, arguments) for model in models]
             measured[rule, size] = nats
             report.add("paper_figures/points", nats, "nats", rule=rule, n_points=size)
 
@@ -258,11 +280,6 @@ def _points(data, arguments, report, save):
         axis.legend(frameon=False)
 
     save("points", draw)
-
-
-def _variant(estimator, seed, arguments, **parameters):
-    settings = contenders.build("QLVM", 2, seed, arguments, **parameters).get_params()
-    return estimator(**settings)
 
 
 def _nats(model, data, arguments):
@@ -338,11 +355,13 @@ def _decoders(data, arguments, report, save):
 def _draw_decoders(figure, measured, labels):
     figure.set_size_inches(6, 0.45 * len(labels) + 0.9)
     axis = figure.subplots()
-    for i, (name, colour) in enumerate(zip(labels.values(), _COLOURS, strict=False)):
+    colours = dict(zip(measured, _COLOURS, strict=False))
+    for i, name in enumerate(labels.values()):
+        colour = colours[name]
         axis.plot(measured[name], [-i] * len(measured[name]), "o", color=colour)
         axis.plot([np.median(measured[name])], [-i], "|", color=colour, markersize=18, markeredgewidth=2)
     axis.set(yticks=[-i for i in range(len(labels))], yticklabels=list(labels), ylim=(0.5 - len(labels), 0.5))
-    axis.set_xlabel("minus log p(x), nats a test row; bars at the medians")
+    axis.set_xlabel("minus log p(x), nats a test row")
     axis.grid(alpha=0.3, axis="x")
 
 

@@ -21,7 +21,7 @@ _TOLERANCE = 0.01
 _FEWEST_POINTS, _MOST_POINTS = 2**10, 2**18
 _N_SEARCHED = 500
 _ROWS, _POINTS = 1000, 2**14
-_N_SHIFTS, _N_DRAWS = 8, 100
+_N_SHIFTS, _N_DRAWS, _N_DECODED = 8, 50, 10_000
 _N_TIMED, _MOST_TIMED = 10, 8
 """Steps a pass and passes of a fit that is timed: few enough that each step has its entry in the history."""
 _OFFSET = torch.tensor([0.38196601125, 0.61803398875, 0.23606797750], dtype=torch.float64)
@@ -93,9 +93,10 @@ def _step_decile(model, x, n_passes):
     return np.quantile(np.diff(tried.history_["seconds"]), 0.1)
 
 
-def passes(model, x, seconds):
-    """Return how many passes over x an unfitted model makes in so many seconds of training, one at least."""
-    return max(1, round(seconds / (_n_batches(model, x) * step_seconds(model, x, min(2.0, seconds)))))
+def passes(model, x, seconds, a_step=None):
+    """Return how many passes over x an unfitted model makes in so many seconds of training, one at least, given those of a step or not."""
+    a_step = step_seconds(model, x, min(2.0, seconds)) if a_step is None else a_step
+    return max(1, round(seconds / (_n_batches(model, x) * a_step)))
 
 
 def default_seconds(n_components, x, arguments):
@@ -109,10 +110,14 @@ def _n_batches(model, x):
 
 
 def exact_nats(model, x):
-    """Return log p(x) of every row under the model's own prior, by quadrature in up to three dimensions, float64 of shape (n,).
+    """Return log p(x) of every row under the model's own prior, by quadrature in up to three dimensions, float64 of shape (n,)."""
+    return quadrature(model, x)[0]
 
-    One lattice for every model, mapped into its latent space, and doubled until the values of 500 rows change by less than 0.01 nats each
-    on average.
+
+def quadrature(model, x):
+    """Return log p(x) of every row, and how much that of 500 rows changed on average when the lattice was last doubled.
+
+    One lattice for every model, mapped into its latent space, and doubled until the change is less than 0.01 nats or it has 2^18 points.
     """
     n_components, searched = model.n_components, x[:_N_SEARCHED]
     n_points, change, nats = _FEWEST_POINTS, np.inf, _log_marginal(model, searched, _points(n_components, _FEWEST_POINTS))
@@ -120,7 +125,7 @@ def exact_nats(model, x):
         new_half = _points(n_components, 2 * n_points)[n_points:]
         doubled = np.logaddexp(nats, _log_marginal(model, searched, new_half)) - math.log(2)
         change, nats, n_points = np.abs(doubled - nats).mean(), doubled, 2 * n_points
-    return _log_marginal(model, x, _points(n_components, n_points))
+    return _log_marginal(model, x, _points(n_components, n_points)), change
 
 
 def _points(n_components, n_points):
@@ -155,13 +160,13 @@ def log_joint(model, x, z):
 def bound_nats(model, x):
     """Return the lower bound on log p(x) that the model was trained on, of every row.
 
-    The lattice's with as many points as in training, averaged over random shifts; the ELBO; or the importance-weighted one with K draws,
-    averaged over as many sets of draws as make 100.
+    The lattice's with as many points as in training, averaged over random shifts; the ELBO; or the importance-weighted one with K draws.
+    The latter two are averages over 50 draws, in groups of K, of each row's own.
     """
     if isinstance(model, QLVMEmbedding):
         return _lattice_bound(model, x)
     if isinstance(model, VAEEmbedding):
-        return model.score_samples(x, method="elbo", n_importance_samples=_N_DRAWS)
+        return _by_draws(model, x, _N_DRAWS, lambda log_px_z, log_ratio, kl: objectives.elbo(log_px_z, kl))
     return importance_bounds(model, x, _N_DRAWS, [model.n_importance_samples])[:, 0]
 
 
@@ -185,11 +190,27 @@ def importance_bounds(model, x, n_draws, sizes):
     All from the same draws, in groups of K: where groups are parts of larger groups the bounds rise with K, row by row.
     """
 
-    def reduce(log_px_z, prior, proposal, z):
-        log_w = (log_px_z + prior.log_prob(z) - proposal.log_prob(z)).double()
+    def reduce(log_px_z, log_ratio, kl):
+        log_w = log_px_z + log_ratio
         return torch.stack([objectives.log_mean_exp(log_w.unflatten(1, (-1, size))).mean(1) for size in sizes], 1)
 
-    return model._by_draws(x, n_draws, reduce)
+    return _by_draws(model, x, n_draws, reduce)
+
+
+@torch.no_grad()
+def _by_draws(model, x, n_draws, reduce):
+    """Reduce log p(x | z), log p(z) - log q(z | x) and KL(q || p), in float64.
+
+    A score by the model takes the same noise for all rows, so that its rows are comparable; these are to be averaged over rows, and each
+    has its own.
+    """
+    prior, generator = model._prior(model.n_components), torch.Generator().manual_seed(0)
+    parts = []
+    for rows in torch.from_numpy(x).split(max(1, _N_DECODED // n_draws)):
+        proposal, z, log_px_z = model._weighed(model._module, rows.to(model._device), n_draws, generator)
+        log_ratio = (prior.log_prob(z) - proposal.log_prob(z)).double()
+        parts.append(reduce(log_px_z.double(), log_ratio, proposal.kl(z).double()).cpu())
+    return torch.cat(parts).numpy()
 
 
 def euclidean_map(model, x):
