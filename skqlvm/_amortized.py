@@ -31,6 +31,7 @@ class AmortizedModel(LatentModel):
 
     _architecture_names = (*LatentModel._architecture_names, "encoder", "latent", "covariance_type")
     _auto_steps, _auto_passes = 10_000, 100
+    _validation_rows = 200
 
     @property
     def encoder_(self):

@@ -42,6 +42,9 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
     _auto_steps, _auto_passes = 2500, 50
     """Budget of a fit whose max_iter is "auto": the smaller of the two, chosen with benchmarks/bench_defaults.py."""
 
+    _validation_rows = 2000
+    """Held-out rows whose loss is computed at a time."""
+
     def fit(self, X, y=None):
         """Fit the model to X.
 
@@ -209,13 +212,17 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
                     len(trained),
                     settings,
                     generator,
-                    validation_loss=None if validation is None else partial(objective, validation, None),
+                    validation_loss=None if validation is None else partial(self._held_out_loss, objective, validation),
                     before_step=before_step,
                     report=progress,
                     state=state,
                 )
             except FloatingPointError as error:
                 raise self._diverged(error) from error
+
+    def _held_out_loss(self, objective, x):
+        """The loss of held-out rows, by parts that fit in memory."""
+        return sum(len(part) * objective(part, None) for part in x.split(self._validation_rows)) / len(x)
 
     def _diverged(self, symptom):
         """The error of a training that came to nothing."""

@@ -291,6 +291,12 @@ def test_results_do_not_depend_on_chunks(model, X, monkeypatch):
         np.testing.assert_allclose(chunked, expected, atol=1e-9)
 
 
+def test_held_out_loss_does_not_depend_on_its_parts(X, monkeypatch):
+    expected = small(validation_fraction=0.3).fit(X).history_["validation_loss"]
+    monkeypatch.setattr(QLVMEmbedding, "_validation_rows", 7)
+    np.testing.assert_allclose(small(validation_fraction=0.3).fit(X).history_["validation_loss"], expected, rtol=1e-5)
+
+
 def test_training_in_chunks_of_the_lattice_gives_the_same_model(X, monkeypatch):
     whole = small(matmul_precision="highest").fit(X)
     monkeypatch.setattr("skqlvm._qlvm._TRAINING_BYTES", 5_000)
