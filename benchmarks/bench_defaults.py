@@ -1,12 +1,13 @@
-"""Where the defaults come from: one change at a time, on several data sets, judged on rows held out of the training data.
+"""Where the defaults come from: one change at a time, on several data sets, judged on rows held out
+of the training data.
 
     python benchmarks/bench_defaults.py --seeds 0 1 --data DIR
     python benchmarks/bench_defaults.py --model vae --data DIR
 
-Never looks at a test file: of MNIST-10k and the bundled digits only the training part is split again. Circle, torus and roll have little
-noise, wine few rows. Reported are held-out nats (lower is better), and for images the 10-neighbour accuracy of held-out rows on the map.
-For the circle and a torus it is how well the map agrees with the true angle, which a folded map does not.
-"""
+Never looks at a test file: of MNIST-10k and the bundled digits only the training part is split
+again. Circle, torus and roll have little noise, wine few rows. Reported are held-out nats (lower is
+better), and for images the 10-neighbour accuracy of held-out rows on the map. For the circle and a
+torus it is how well the map agrees with the true angle, which a folded map does not."""
 
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -33,7 +34,8 @@ CONSTANTS = {
     "encoder_steps": (AmortizedModel, "_auto_steps"),
     "posterior_start": (proposals, "_START"),
 }
-"""Constants of the package that are not parameters, by the name used here: an owner and an attribute."""
+"""Constants of the package that are not parameters, by the name used here: an owner and an
+attribute."""
 
 CHANGES = [
     {},
@@ -87,13 +89,18 @@ ENCODER_CHANGES = [
 MODELS = {
     "qlvm": (QLVMEmbedding, CHANGES, {"n_points": 55, "n_points_eval": 233}),
     "vae": (VAEEmbedding, ENCODER_CHANGES, {}),
-    "iwae": (IWAEEmbedding, [*ENCODER_CHANGES, {"gradient": "doubly_reparametrized"}], {"n_importance_samples": 3}),
+    "iwae": (
+        IWAEEmbedding,
+        [*ENCODER_CHANGES, {"gradient": "doubly_reparametrized"}],
+        {"n_importance_samples": 3},
+    ),
 }
 """Class, changes tried, and sizes under --quick, by the name of --model."""
 
 
 class Set(NamedTuple):
-    """Rows to fit, rows held out, what is known of each (labels, angles or None), and parameters."""
+    """Rows to fit, rows held out, what is known of each (labels, angles or None), and
+    parameters."""
 
     fitted: np.ndarray
     held_out: np.ndarray
@@ -103,7 +110,9 @@ class Set(NamedTuple):
 
 def main(argv=None):
     parser = measurement.parser(__doc__)
-    parser.add_argument("--model", choices=MODELS, default="qlvm", help="the estimator whose defaults are changed")
+    parser.add_argument(
+        "--model", choices=MODELS, default="qlvm", help="the estimator whose defaults are changed"
+    )
     parser.add_argument("--sets", nargs="+", help="data sets to use, of all by default")
     arguments = parser.parse_args(argv)
     report = measurement.Report(arguments)
@@ -113,14 +122,24 @@ def main(argv=None):
     rows = []
     for change in changes:
         results = [
-            {name: _measure(data, change, seed, arguments) for name, data in data_sets(arguments, seed).items()} for seed in arguments.seeds
+            {
+                name: _measure(data, change, seed, arguments)
+                for name, data in data_sets(arguments, seed).items()
+            }
+            for seed in arguments.seeds
         ]
         row = [", ".join(f"{name}={value}" for name, value in change.items()) or "defaults"]
         for name in names:
             about = {"model": arguments.model, "data": name, "change": change}
-            nats = report.add("defaults/nats", [result[name][0] for result in results], "nats", **about)
+            nats = report.add(
+                "defaults/nats", [result[name][0] for result in results], "nats", **about
+            )
             known = [result[name][1] for result in results]
-            row.append(f"{nats:.2f}" if known[0] is None else f"{nats:.2f} {report.add('defaults/map', known, 'fraction', **about):.3f}")
+            row.append(
+                f"{nats:.2f}"
+                if known[0] is None
+                else f"{nats:.2f} {report.add('defaults/map', known, 'fraction', **about):.3f}"
+            )
         rows.append(row)
     measurement.print_table("Held-out nats, and what the map is worth", ["change", *names], rows)
 
@@ -142,7 +161,11 @@ def data_sets(arguments, seed):
     if arguments.data is not None:
         images = measurement.load_images(arguments)
         sets[images.name] = _split(images.x_train, images.y_train, seed, likelihood="bernoulli")
-    return {name: data for name, data in sets.items() if arguments.sets is None or name in arguments.sets}
+    return {
+        name: data
+        for name, data in sets.items()
+        if arguments.sets is None or name in arguments.sets
+    }
 
 
 def _rings(angles):
@@ -151,20 +174,29 @@ def _rings(angles):
 
 def _split(x, known, seed, **parameters):
     fitted, held_out = train_test_split(np.arange(len(x)), test_size=0.2, random_state=seed)
-    return Set(x[fitted], x[held_out], None if known is None else (known[fitted], known[held_out]), parameters)
+    return Set(
+        x[fitted],
+        x[held_out],
+        None if known is None else (known[fitted], known[held_out]),
+        parameters,
+    )
 
 
 def _measure(data, change, seed, arguments):
     """Held-out nats, and the worth of the map where something is known."""
     model_class, _, quick = MODELS[arguments.model]
-    parameters = data.parameters | {name: value for name, value in change.items() if name not in CONSTANTS}
+    parameters = data.parameters | {
+        name: value for name, value in change.items() if name not in CONSTANTS
+    }
     if arguments.quick:
         parameters |= quick | {"max_iter": 2}
     model = model_class(random_state=seed, device=arguments.device, **parameters)
     with constants(change):
         model.fit(data.fitted)
     nats = -model.score(data.held_out)
-    on_torus = parameters.get("latent", "torus" if arguments.model == "qlvm" else "normal") == "torus"
+    on_torus = (
+        parameters.get("latent", "torus" if arguments.model == "qlvm" else "normal") == "torus"
+    )
     if data.known is None or (parameters.get("n_components") == 1 and not on_torus):
         return nats, None
     if parameters.get("n_components") == 1:

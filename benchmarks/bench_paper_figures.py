@@ -1,22 +1,27 @@
-"""The paper's pictures: posteriors beside encoders (3B), bounds against seconds (4), and what lattice, period and prior are worth (A7-A9).
+"""The paper's pictures: posteriors beside encoders (3B), bounds against seconds (4), and what
+lattice, period and prior are worth (A7-A9).
 
     python benchmarks/bench_paper_figures.py --data DIR --seeds 0 1 2 --figures FOLDER
 
-A PNG each, and the numbers behind it as JSON lines. All in two dimensions. QLVM's fits in A7 to A9 make its default number of passes, or
-as many as --seconds allow; the fits of Figure 4 and 3B take equal time, that of QLVM's default fit or --seconds.
+A PNG each, and the numbers behind it as JSON lines. All in two dimensions. QLVM's fits in A7 to A9
+make its default number of passes, or as many as --seconds allow; the fits of Figure 4 and 3B take
+equal time, that of QLVM's default fit or --seconds.
 
 posteriors
-    log p(z | x) of test digits, normalised to its peak, by evaluating p(x | z) p(z) on a grid, under the ellipses of one and two standard
-    deviations of the encoder's q(z | x). Measured: KL(q || p(z | x)) of a row, its median over the test rows.
+    log p(z | x) of test digits, normalised to its peak, by evaluating p(x | z) p(z) on a grid,
+    under the ellipses of one and two standard deviations of the encoder's q(z | x). Measured: KL(q
+    || p(z | x)) of a row, its median over the test rows.
 seconds
     The bound on held-out rows during training, and at the end the exact log p(x) of the same rows.
 points
-    QLVM trained on randomly shifted lattices, on a fixed one and on uniform random points, of equal numbers. Weights are chosen by a fine
-    lattice for all of them, so that only the points of training differ.
+    QLVM trained on randomly shifted lattices, on a fixed one and on uniform random points, of equal
+    numbers. Weights are chosen by a fine lattice for all of them, so that only the points of
+    training differ.
 decoders
-    What the decoder's layers see of a point: harmonics of its turns, the default; the first ones only, as in the paper; as many of half
-    turns, so that the ends of the square do not meet; its coordinates, scaled to unit variance; or these through the normal's quantile
-    function, so that the prior is a standard normal, under the same lattices.
+    What the decoder's layers see of a point: harmonics of its turns, the default; the first ones
+    only, as in the paper; as many of half turns, so that the ends of the square do not meet; its
+    coordinates, scaled to unit variance; or these through the normal's quantile function, so that
+    the prior is a standard normal, under the same lattices.
 """
 
 import tempfile
@@ -40,10 +45,23 @@ _COLOURS = ("#0b6e99", "#d1495b", "#edae49", "#66a182", "#6b4c9a", "#444444")
 
 def main(argv=None):
     parser = measurement.parser(__doc__, seeds=(0, 1, 2))
-    parser.add_argument("--images", choices=("mnist-10k", "omniglot"), default="mnist-10k", help="which images of the data folder")
-    parser.add_argument("--figures", type=Path, help="folder for the pictures; only numbers without it")
-    parser.add_argument("--only", nargs="+", choices=_PARTS, default=list(_PARTS), help="parts to run")
-    parser.add_argument("--seconds", type=float, help="of training for each fit; by default those of QLVM's default fit")
+    parser.add_argument(
+        "--images",
+        choices=("mnist-10k", "omniglot"),
+        default="mnist-10k",
+        help="which images of the data folder",
+    )
+    parser.add_argument(
+        "--figures", type=Path, help="folder for the pictures; only numbers without it"
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=_PARTS, default=list(_PARTS), help="parts to run"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        help="of training for each fit; by default those of QLVM's default fit",
+    )
     arguments = parser.parse_args(argv)
     if arguments.images == "omniglot" and arguments.data is None and not arguments.quick:
         parser.error("--images omniglot needs --data")
@@ -53,7 +71,11 @@ def main(argv=None):
     data = data._replace(x_test=data.x_test[:_LARGEST_SCORED], y_test=data.y_test[:_LARGEST_SCORED])
     report = measurement.Report(arguments, data.name)
     # In miniature the pictures are drawn too, and thrown away.
-    discarded = tempfile.TemporaryDirectory() if arguments.quick and arguments.figures is None else nullcontext()
+    discarded = (
+        tempfile.TemporaryDirectory()
+        if arguments.quick and arguments.figures is None
+        else nullcontext()
+    )
     with discarded as folder:
         folder = arguments.figures or folder
         for part in arguments.only:
@@ -83,7 +105,11 @@ def _fit(model, data, seconds):
 
 
 def _budget(data, arguments):
-    return contenders.default_seconds(2, data.x_train, arguments) if arguments.seconds is None else arguments.seconds
+    return (
+        contenders.default_seconds(2, data.x_train, arguments)
+        if arguments.seconds is None
+        else arguments.seconds
+    )
 
 
 # Figure 3B
@@ -94,14 +120,30 @@ def _posteriors(data, arguments, report, save):
     models = {}
     for name in ("VAE", "IWAE-10", "QLVM"):
         fits = [
-            _fit(contenders.build(name, 2, seed, arguments), data, seconds) for seed in arguments.seeds[: 1 if name == "QLVM" else None]
+            _fit(contenders.build(name, 2, seed, arguments), data, seconds)
+            for seed in arguments.seeds[: 1 if name == "QLVM" else None]
         ]
         models[name] = fits[0]
         if name != "QLVM":
             divergences = [_divergences(model, data.x_test) for model in fits]
-            report.add("paper_figures/posterior_kl", [np.median(rows) for rows in divergences], "nats", model=name, statistic="median")
-            report.add("paper_figures/posterior_kl", [rows.mean() for rows in divergences], "nats", model=name, statistic="mean")
-    chosen = [int(np.flatnonzero(data.y_test == label)[0]) for label in np.unique(data.y_test)[[0, 2, 4, 8]]]
+            report.add(
+                "paper_figures/posterior_kl",
+                [np.median(rows) for rows in divergences],
+                "nats",
+                model=name,
+                statistic="median",
+            )
+            report.add(
+                "paper_figures/posterior_kl",
+                [rows.mean() for rows in divergences],
+                "nats",
+                model=name,
+                statistic="mean",
+            )
+    chosen = [
+        int(np.flatnonzero(data.y_test == label)[0])
+        for label in np.unique(data.y_test)[[0, 2, 4, 8]]
+    ]
     save("posteriors", partial(_draw_posteriors, models=models, data=data, chosen=chosen))
 
 
@@ -124,8 +166,18 @@ def _draw_posteriors(figure, models, data, chosen):
             axis.locator_params(nbins=5)
     for axis, title in zip(axes[0], ["test image", *(f"{name}\n" for name in models)], strict=True):
         axis.set_title(title + axis.get_title(), fontsize=9)
-    figure.colorbar(image, ax=axes, location="bottom", shrink=0.5, aspect=40, label="log p(z | x), nats below its peak")
-    figure.suptitle("True posteriors (shades) and encoders' (ellipses of one and two standard deviations)", fontsize=10)
+    figure.colorbar(
+        image,
+        ax=axes,
+        location="bottom",
+        shrink=0.5,
+        aspect=40,
+        label="log p(z | x), nats below its peak",
+    )
+    figure.suptitle(
+        "True posteriors (shades) and encoders' (ellipses of one and two standard deviations)",
+        fontsize=10,
+    )
 
 
 def _draw_posterior(axis, model, x, n_pixels=200):
@@ -136,24 +188,40 @@ def _draw_posterior(axis, model, x, n_pixels=200):
         title = "(whole torus inset)"
     else:
         ellipses, divergence = _ellipses(model, x), _divergences(model, x)[0]
-        (low, high), title = _window(np.concatenate([heavy, *ellipses])), f"KL {divergence:.1f} nats"
+        (low, high), title = (
+            _window(np.concatenate([heavy, *ellipses])),
+            f"KL {divergence:.1f} nats",
+        )
     grid = [low[i] + (high[i] - low[i]) * (np.arange(n_pixels) + 0.5) / n_pixels for i in (0, 1)]
     z = torch.from_numpy(np.stack(np.meshgrid(*grid, indexing="ij"), -1).reshape(-1, 2))
     log_w = contenders.log_joint(model, x, z)[0].reshape(n_pixels, n_pixels).numpy()
     extent = (low[0], high[0], low[1], high[1])
-    image = axis.imshow((log_w - log_w.max()).T, origin="lower", extent=extent, aspect="auto", cmap="Blues", vmin=_DEPTH, vmax=0)
+    image = axis.imshow(
+        (log_w - log_w.max()).T,
+        origin="lower",
+        extent=extent,
+        aspect="auto",
+        cmap="Blues",
+        vmin=_DEPTH,
+        vmax=0,
+    )
     for ellipse in ellipses:
         axis.plot(*ellipse.T, color=_COLOURS[1], linewidth=1)
     if not ellipses:
-        inset = axis.inset_axes([0.68, 0.68, 0.3, 0.3], xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[])
+        inset = axis.inset_axes(
+            [0.68, 0.68, 0.3, 0.3], xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[]
+        )
         inset.plot(*(heavy % 1).T, ".", color=_COLOURS[1], markersize=2)
     axis.set_title(title, fontsize=7)
     return image
 
 
 def _heavy_points(model, x):
-    """Points that carry a row's posterior, the heaviest first; on a torus as near to it as they come."""
-    z, _ = model._prior(2).nodes(lattices.shifted(lattices.nested(2, 2**16), torch.tensor([0.38, 0.62])))
+    """Points that carry a row's posterior, the heaviest first; on a torus as near to it as they
+    come."""
+    z, _ = model._prior(2).nodes(
+        lattices.shifted(lattices.nested(2, 2**16), torch.tensor([0.38, 0.62]))
+    )
     log_w = contenders.log_joint(model, x, z)[0]
     order = log_w.argsort(descending=True)
     heavy = z[order[log_w[order] > log_w.max() + _DEPTH]].numpy()
@@ -163,7 +231,9 @@ def _heavy_points(model, x):
 def _ellipses(model, x):
     """The lines of one and of two standard deviations around the encoder's mean."""
     proposal = model._proposed(torch.from_numpy(x))
-    mean, covariance = (part[0].detach().double().cpu().numpy() for part in (proposal.loc, proposal.covariance()))
+    mean, covariance = (
+        part[0].detach().double().cpu().numpy() for part in (proposal.loc, proposal.covariance())
+    )
     circle = np.linspace(0, 2 * np.pi, 100)
     ellipse = np.stack([np.cos(circle), np.sin(circle)], 1) @ np.linalg.cholesky(covariance).T
     return [mean + ellipse, mean + 2 * ellipse]
@@ -184,15 +254,30 @@ def _seconds(data, arguments, report, save):
     for name in [*(f"QLVM, m = {size}" for size in sizes), "VAE", "IWAE-10", "IWAE-50"]:
         contender, _, size = name.partition(", m = ")
         settings = {"n_points": int(size)} if size else {}
-        a_step = contenders.step_seconds(contenders.build(contender, 2, 0, arguments, **settings), data.x_train, min(2.0, budget))
+        a_step = contenders.step_seconds(
+            contenders.build(contender, 2, 0, arguments, **settings), data.x_train, min(2.0, budget)
+        )
         curves[name] = []
         for seed in arguments.seeds:
             model = contenders.build(contender, 2, seed, arguments, **settings)
-            contenders.fit(model.set_params(max_iter=contenders.passes(model, data.x_train, budget, a_step)), data.x_train)
+            contenders.fit(
+                model.set_params(max_iter=contenders.passes(model, data.x_train, budget, a_step)),
+                data.x_train,
+            )
             exact = -contenders.exact_nats(model, _held_out(model, data.x_train)).mean()
             # Steps by what one takes: the clock itself would show what else the machine did.
-            curves[name].append((np.array(model.history_["step"]) * a_step, model.history_["validation_loss"], exact))
-        measured = {"held_out_bound": (min, 1, "nats"), "held_out_nats": (float, 2, "nats"), "training_seconds": (max, 0, "s")}
+            curves[name].append(
+                (
+                    np.array(model.history_["step"]) * a_step,
+                    model.history_["validation_loss"],
+                    exact,
+                )
+            )
+        measured = {
+            "held_out_bound": (min, 1, "nats"),
+            "held_out_nats": (float, 2, "nats"),
+            "training_seconds": (max, 0, "s"),
+        }
         for measure, (reduce, part, unit) in measured.items():
             values = [reduce(curve[part]) for curve in curves[name]]
             report.add(f"paper_figures/{measure}", values, unit, model=name, budget_seconds=budget)
@@ -203,7 +288,9 @@ def _held_out(model, x):
     """The rows that a fit held out."""
     from skqlvm import _base, _tensors
 
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(_tensors.random_seed(model.random_state)))
+    order = torch.randperm(
+        len(x), generator=torch.Generator().manual_seed(_tensors.random_seed(model.random_state))
+    )
     return x[order[: min(round(model.validation_fraction * len(x)), _base._LARGEST_VALIDATION)]]
 
 
@@ -216,7 +303,9 @@ def _draw_seconds(figure, curves):
             beside.plot(i, exact, "_", color=colour, markersize=9, markeredgewidth=2)
     best = min(exact for runs in curves.values() for _, _, exact in runs)
     worst = max(min(losses) for runs in curves.values() for _, losses, _ in runs)
-    axis.set(xlabel="seconds of training", ylabel="minus log p(x), nats a held-out row", title="bound")
+    axis.set(
+        xlabel="seconds of training", ylabel="minus log p(x), nats a held-out row", title="bound"
+    )
     axis.set_ylim(best - 1, worst + 0.8 * (worst - best) + 1)
     beside.set(title="exact", xticks=[], xlim=(-1, len(curves)))
     for each in (axis, beside):
@@ -228,22 +317,33 @@ def _draw_seconds(figure, curves):
 
 
 class _Trained(QLVMEmbedding):
-    """A QLVM that trains on the points of `_drawn`, and is validated on the evaluation lattice whatever these are."""
+    """A QLVM that trains on the points of `_drawn`, and is validated on the evaluation lattice
+    whatever these are."""
 
     def _objective(self, module, x):
         super()._objective(module, x)  # finds how many points fit into memory
-        decoder, likelihood, fine = module["decoder"], module["likelihood"], lattices.lattice(2, self.n_points_eval)
+        decoder, likelihood, fine = (
+            module["decoder"],
+            module["likelihood"],
+            lattices.lattice(2, self.n_points_eval),
+        )
 
         def loss(x, generator):
-            z = (fine if generator is None else self._drawn(generator)).to(next(decoder.parameters()))
-            return -objectives.lattice_bound(lambda z: likelihood.table(x, decoder(z)), z, self._chunk_size).mean()
+            z = (fine if generator is None else self._drawn(generator)).to(
+                next(decoder.parameters())
+            )
+            return -objectives.lattice_bound(
+                lambda z: likelihood.table(x, decoder(z)), z, self._chunk_size
+            ).mean()
 
         return loss
 
 
 class _Shifted(_Trained):
     def _drawn(self, generator):
-        return lattices.shifted(lattices.lattice(2, self.n_points), lattices.random_shift(2, generator))
+        return lattices.shifted(
+            lattices.lattice(2, self.n_points), lattices.random_shift(2, generator)
+        )
 
 
 class _Fixed(_Trained):
@@ -262,7 +362,12 @@ def _points(data, arguments, report, save):
     measured = {}
     for size in sizes:
         for rule, estimator in rules.items():
-            models = [contenders.build("QLVM", 2, seed, arguments, n_points=size, n_points_eval=n_points_eval) for seed in arguments.seeds]
+            models = [
+                contenders.build(
+                    "QLVM", 2, seed, arguments, n_points=size, n_points_eval=n_points_eval
+                )
+                for seed in arguments.seeds
+            ]
             nats = [_nats(estimator(**model.get_params()), data, arguments) for model in models]
             measured[rule, size] = nats
             report.add("paper_figures/points", nats, "nats", rule=rule, n_points=size)
@@ -275,7 +380,12 @@ def _points(data, arguments, report, save):
             at = np.arange(len(sizes)) + 0.08 * (i - 1)
             axis.plot(at, np.median(values, 1), color=colour, label=rule)
             axis.plot(at, values, "o", color=colour, markersize=4)
-        axis.set(xticks=range(len(sizes)), xticklabels=sizes, xlabel="points in training", ylabel="minus log p(x), nats a test row")
+        axis.set(
+            xticks=range(len(sizes)),
+            xticklabels=sizes,
+            xlabel="points in training",
+            ylabel="minus log p(x), nats a test row",
+        )
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
 
@@ -344,8 +454,16 @@ def _decoders(data, arguments, report, save):
     default = plain._resolved_order(len(data.x_train))
     measured = {}
     for name, (coordinates, order) in _DECODERS.items():
-        factory = partial(_decoder, coordinates, default if order == "default" else order, plain.hidden_layer_sizes)
-        models = [contenders.build("QLVM", 2, seed, arguments, decoder=factory) for seed in arguments.seeds]
+        factory = partial(
+            _decoder,
+            coordinates,
+            default if order == "default" else order,
+            plain.hidden_layer_sizes,
+        )
+        models = [
+            contenders.build("QLVM", 2, seed, arguments, decoder=factory)
+            for seed in arguments.seeds
+        ]
         measured[name] = [_nats(model, data, arguments) for model in models]
         report.add("paper_figures/decoders", measured[name], "nats", decoder=name)
     save("period", partial(_draw_decoders, measured=measured, labels=_PERIOD))
@@ -359,8 +477,14 @@ def _draw_decoders(figure, measured, labels):
     for i, name in enumerate(labels.values()):
         colour = colours[name]
         axis.plot(measured[name], [-i] * len(measured[name]), "o", color=colour)
-        axis.plot([np.median(measured[name])], [-i], "|", color=colour, markersize=18, markeredgewidth=2)
-    axis.set(yticks=[-i for i in range(len(labels))], yticklabels=list(labels), ylim=(0.5 - len(labels), 0.5))
+        axis.plot(
+            [np.median(measured[name])], [-i], "|", color=colour, markersize=18, markeredgewidth=2
+        )
+    axis.set(
+        yticks=[-i for i in range(len(labels))],
+        yticklabels=list(labels),
+        ylim=(0.5 - len(labels), 0.5),
+    )
     axis.set_xlabel("minus log p(x), nats a test row")
     axis.grid(alpha=0.3, axis="x")
 

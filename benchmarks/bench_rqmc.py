@@ -1,16 +1,19 @@
-"""Error of the marginal likelihood's quadrature: lattices, Sobol points and plain Monte Carlo on a model with a closed form.
+"""Error of the marginal likelihood's quadrature: lattices, Sobol points and plain Monte Carlo on a
+model with a closed form.
 
     python benchmarks/bench_rqmc.py
 
-The decoder is a product of two circles in four dimensions, f(z) = (r_1 cos 2 pi z_1, r_1 sin 2 pi z_1, r_2 cos 2 pi z_2, r_2 sin 2 pi z_2)
-with r = (1, 0.5), the noise variance is 0.1 and x = (0.6, 0.3, -0.2, 0.4). Then
+The decoder is a product of two circles in four dimensions, f(z) = (r_1 cos 2 pi z_1, r_1 sin 2 pi
+z_1, r_2 cos 2 pi z_2, r_2 sin 2 pi z_2) with r = (1, 0.5), the noise variance is 0.1 and x = (0.6,
+0.3, -0.2, 0.4). Then
 
-    log p(x) = sum_i [ -log 2 pi s - (|x_i|^2 + r_i^2) / 2 s + log I_0(r_i |x_i| / s) ] = -2.71966...
+    log p(x) = sum_i [ -log 2 pi s - (|x_i|^2 + r_i^2) / 2 s + log I_0(r_i |x_i| / s) ] =
+    -2.71966...
 
-The error is the root mean square over random shifts (scramblings, draws) of log 1/m sum_j p(x | z_j) less that, in nats. Each Fibonacci
-lattice of m points competes with the best Korobov lattice of the next prime, which has no Fibonacci number's luck; with scrambled Sobol
-points of the next power of two; and with m uniform draws.
-"""
+The error is the root mean square over random shifts (scramblings, draws) of log 1/m sum_j p(x |
+z_j) less that, in nats. Each Fibonacci lattice of m points competes with the best Korobov lattice
+of the next prime, which has no Fibonacci number's luck; with scrambled Sobol points of the next
+power of two; and with m uniform draws."""
 
 from functools import partial
 
@@ -29,7 +32,9 @@ _SIZES = (55, 89, 144, 233, 377, 610, 987, 1597, 2584, 4181, 6765)
 
 def main(argv=None):
     parser = measurement.parser(__doc__)
-    parser.add_argument("--repeats", type=int, default=256, help="random shifts, scramblings or draws")
+    parser.add_argument(
+        "--repeats", type=int, default=256, help="random shifts, scramblings or draws"
+    )
     arguments = parser.parse_args(argv)
     report = measurement.Report(arguments)
     sizes, repeats = ((55, 144, 610), 16) if arguments.quick else (_SIZES, arguments.repeats)
@@ -43,13 +48,31 @@ def main(argv=None):
         }
         errors = {}
         for rule, (size, draw) in rules.items():
-            # A rule is measured with the same number of random draws for each seed; the value is the median of the seeds' errors.
+            # A rule is measured with the same number of random draws for each seed; the value is
+            # the median of the seeds' errors.
             values = [_error(partial(draw, size), repeats, seed) for seed in arguments.seeds]
-            errors[rule] = size, report.add("rqmc/rms_error", values, "nats", rule=rule, n_points=size, n_shifts=repeats)
+            errors[rule] = (
+                size,
+                report.add(
+                    "rqmc/rms_error", values, "nats", rule=rule, n_points=size, n_shifts=repeats
+                ),
+            )
         rows.append(_row(errors))
-    header = ["Fibonacci points", "error", "Korobov points", "error", "Sobol points", "error", "Monte Carlo", "Monte Carlo / Fibonacci"]
+    header = [
+        "Fibonacci points",
+        "error",
+        "Korobov points",
+        "error",
+        "Sobol points",
+        "error",
+        "Monte Carlo",
+        "Monte Carlo / Fibonacci",
+    ]
     measurement.print_table(
-        f"Root mean square error of log p(x), in nats, over {repeats} random shifts; exact: {_exact():.10f}", header, rows
+        f"Root mean square error of log p(x), in nats, over {repeats} random shifts; exact: "
+        f"{_exact():.10f}",
+        header,
+        rows,
     )
     print("\nFor the README:\n")
     print(measurement.restructured(header, rows))
@@ -60,7 +83,9 @@ def _exact():
     lengths = np.linalg.norm(_X, axis=1)
     kappa = _RADII * lengths / _VARIANCE
     bessel = np.log(ive(0, kappa)) + kappa
-    return float((bessel - np.log(2 * np.pi * _VARIANCE) - (lengths**2 + _RADII**2) / (2 * _VARIANCE)).sum())
+    return float(
+        (bessel - np.log(2 * np.pi * _VARIANCE) - (lengths**2 + _RADII**2) / (2 * _VARIANCE)).sum()
+    )
 
 
 def _estimate(z):
@@ -68,7 +93,9 @@ def _estimate(z):
     angles = 2 * np.pi * z
     means = np.stack([_RADII * np.cos(angles), _RADII * np.sin(angles)], -1)
     squares = ((_X - means) ** 2).sum((1, 2))
-    return logsumexp(-squares / (2 * _VARIANCE)) - 2 * np.log(2 * np.pi * _VARIANCE) - np.log(len(z))
+    return (
+        logsumexp(-squares / (2 * _VARIANCE)) - 2 * np.log(2 * np.pi * _VARIANCE) - np.log(len(z))
+    )
 
 
 def _error(draw, repeats, seed):
@@ -97,7 +124,15 @@ def _next_prime(n):
 
 def _row(errors):
     lattice, korobov, sobol, plain = errors.values()
-    cells = [lattice[0], f"{lattice[1]:.0e}", korobov[0], f"{korobov[1]:.0e}", sobol[0], f"{sobol[1]:.0e}", f"{plain[1]:.0e}"]
+    cells = [
+        lattice[0],
+        f"{lattice[1]:.0e}",
+        korobov[0],
+        f"{korobov[1]:.0e}",
+        sobol[0],
+        f"{sobol[1]:.0e}",
+        f"{plain[1]:.0e}",
+    ]
     return [*map(str, cells), f"{plain[1] / lattice[1]:.0e}"]
 
 

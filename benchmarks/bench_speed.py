@@ -1,16 +1,18 @@
-"""Speed of training passes, of the Gaussian table and of transform, against the research formulas written plainly.
+"""Speed of training passes, of the Gaussian table and of transform, against the research formulas
+written plainly.
 
     python benchmarks/bench_speed.py --data DIR
 
 Three measurements, contenders in turn in one process:
 
-* pass: seconds of a training pass over 10,000 digits, batch 128, on 987 points, decoder 4 -> 500 -> 784. The research formula against the
-  package's engine, from the same weights, on the same batches and shifts, at the same constant step size; so that after equal passes both
-  must have the same test nats.
-* gaussian: forward and backward of the mean log-mean-exp of a Gaussian table, 128 rows and 987 points of 784 features, by one product
-  against the difference of all rows and all points.
-* transform: 10,000 digits on 6,765 points, decoded once by the package against decoded for each batch of 128 by the research formula, for
-  both built-in decoders.
+* pass: seconds of a training pass over 10,000 digits, batch 128, on 987 points, decoder 4 -> 500 ->
+  784. The research formula against the package's engine, from the same weights, on the same batches
+  and shifts, at the same constant step size; so that after equal passes both must have the same
+  test nats.
+* gaussian: forward and backward of the mean log-mean-exp of a Gaussian table, 128 rows and 987
+  points of 784 features, by one product against the difference of all rows and all points.
+* transform: 10,000 digits on 6,765 points, decoded once by the package against decoded for each
+  batch of 128 by the research formula, for both built-in decoders.
 """
 
 from math import log, pi
@@ -31,23 +33,45 @@ _QUICK = {"n_rows": 500, "n_hidden": 50, "n_points": 89, "n_points_eval": 233, "
 
 def main(argv=None):
     parser = measurement.parser(__doc__)
-    parser.add_argument("--passes", type=int, default=3, help="training passes, each of them a repeat")
+    parser.add_argument(
+        "--passes", type=int, default=3, help="training passes, each of them a repeat"
+    )
     arguments = parser.parse_args(argv)
-    report, sizes = measurement.Report(arguments, measurement.images_name(arguments)), _QUICK if arguments.quick else _SIZES
-    rows = [*_passes(arguments, report, sizes), *_gaussian(arguments, report, sizes), *_transform(arguments, report, sizes)]
+    report, sizes = (
+        measurement.Report(arguments, measurement.images_name(arguments)),
+        _QUICK if arguments.quick else _SIZES,
+    )
+    rows = [
+        *_passes(arguments, report, sizes),
+        *_gaussian(arguments, report, sizes),
+        *_transform(arguments, report, sizes),
+    ]
     measurement.print_table(
-        f"Medians of repeats in turn, on {report.device}", ["", "seconds", "times faster", "required", "agreement"], rows
+        f"Medians of repeats in turn, on {report.device}",
+        ["", "seconds", "times faster", "required", "agreement"],
+        rows,
     )
 
 
 def _tabulated(report, title, seconds, required, agreement, label=None, **parameters):
-    """Add all contenders' seconds, of which the first is the plain one, and return their rows of the table."""
+    """Add all contenders' seconds, of which the first is the plain one, and return their rows of
+    the table."""
     plain = median(next(iter(seconds.values())))
     rows = []
     for name, values in seconds.items():
         value = report.add(f"speed/{title}_seconds", values, "s", contender=name, **parameters)
-        ratio = report.add(f"speed/{title}_ratio", plain / value, "times", contender=name, **parameters)
-        rows.append([f"{label or title}: {name}", f"{value:.3f}", f"{ratio:.1f}", required.get(name, ""), agreement[name]])
+        ratio = report.add(
+            f"speed/{title}_ratio", plain / value, "times", contender=name, **parameters
+        )
+        rows.append(
+            [
+                f"{label or title}: {name}",
+                f"{value:.3f}",
+                f"{ratio:.1f}",
+                required.get(name, ""),
+                agreement[name],
+            ]
+        )
     return rows
 
 
@@ -60,11 +84,14 @@ class Research(nn.Module):
 
     def forward(self, z):
         angles = 2 * pi * z
-        return torch.sigmoid(self.output(torch.relu(self.hidden(torch.cat([angles.cos(), angles.sin()], 1)))))
+        return torch.sigmoid(
+            self.output(torch.relu(self.hidden(torch.cat([angles.cos(), angles.sin()], 1))))
+        )
 
 
 def research_table(x, probabilities):
-    """Return log p(x_i | z_j), of shape (n, m), as the research code does: clamped probabilities, their logarithms, two products."""
+    """Return log p(x_i | z_j), of shape (n, m), as the research code does: clamped probabilities,
+    their logarithms, two products."""
     p = probabilities.clamp(1e-6, 1 - 1e-6)
     return torch.einsum("nd,md->nm", x, p.log()) + torch.einsum("nd,md->nm", 1 - x, (1 - p).log())
 
@@ -82,7 +109,9 @@ class ResearchPasses:
         order = torch.randperm(len(self.x), generator=self.generator)
         for batch in order.tensor_split(-(-len(self.x) // _BATCH)):
             shift = torch.rand(2, dtype=torch.float64, generator=self.generator).to(self.points)
-            log_px = torch.logsumexp(research_table(self.x[batch], self.module((self.points + shift) % 1)), 1) - log(len(self.points))
+            log_px = torch.logsumexp(
+                research_table(self.x[batch], self.module((self.points + shift) % 1)), 1
+            ) - log(len(self.points))
             loss = -log_px.mean()
             self.optimizer.zero_grad()
             loss.backward()
@@ -91,7 +120,9 @@ class ResearchPasses:
     def test_nats(self, x, points):
         with torch.no_grad():
             probabilities = self.module(points.float().to(self.device))
-            log_px = [torch.logsumexp(research_table(part, probabilities), 1) for part in x.split(_BATCH)]
+            log_px = [
+                torch.logsumexp(research_table(part, probabilities), 1) for part in x.split(_BATCH)
+            ]
         return log(len(points)) - float(torch.cat(log_px).mean())
 
 
@@ -115,8 +146,14 @@ class PackagePasses:
         )
 
     def _loss(self, batch):
-        z = lattices.shifted(self.points, lattices.random_shift(2, self.generator)).float().to(self.device)
-        return -objectives.lattice_bound(lambda z: self.likelihood.table(self.x[batch], self.module(z)), z).mean()
+        z = (
+            lattices.shifted(self.points, lattices.random_shift(2, self.generator))
+            .float()
+            .to(self.device)
+        )
+        return -objectives.lattice_bound(
+            lambda z: self.likelihood.table(self.x[batch], self.module(z)), z
+        ).mean()
 
     def __call__(self):
         training.train(
@@ -131,8 +168,13 @@ class PackagePasses:
 
     def test_nats(self, x, points):
         with torch.no_grad():
-            chart = atlas.chart(self.likelihood, self.module(points.float().to(self.device)), points)
-            log_px = [objectives.log_mean_exp(chart.table(self.likelihood, part)) for part in x.split(_BATCH)]
+            chart = atlas.chart(
+                self.likelihood, self.module(points.float().to(self.device)), points
+            )
+            log_px = [
+                objectives.log_mean_exp(chart.table(self.likelihood, part))
+                for part in x.split(_BATCH)
+            ]
             return -float(torch.cat(log_px).mean())
 
 
@@ -146,26 +188,48 @@ def _copied(source, module):
 
 def _passes(arguments, report, sizes):
     seed, device = arguments.seeds[0], arguments.device
-    x, x_test = (torch.from_numpy(measurement.rows_of_784(arguments, sizes["n_rows"], part)).to(device) for part in ("train", "test"))
-    points, points_eval = (lattices.lattice(2, sizes[name]) for name in ("n_points", "n_points_eval"))
+    x, x_test = (
+        torch.from_numpy(measurement.rows_of_784(arguments, sizes["n_rows"], part)).to(device)
+        for part in ("train", "test")
+    )
+    points, points_eval = (
+        lattices.lattice(2, sizes[name]) for name in ("n_points", "n_points_eval")
+    )
     torch.manual_seed(seed)
     initial = Research(sizes["n_hidden"], x.shape[1])
     contenders = {"research formula": ResearchPasses(x, points, initial, seed, device)}
     for precision in ("highest", "medium"):
-        contenders[f"package, {precision}"] = PackagePasses(x, points, initial, seed, device, precision, arguments.passes)
+        contenders[f"package, {precision}"] = PackagePasses(
+            x, points, initial, seed, device, precision, arguments.passes
+        )
     seconds = measurement.alternate(contenders, arguments.passes, device)
-    shared = {name: sizes[name] for name in ("n_rows", "n_hidden", "n_points")} | {"batch_size": _BATCH, "passes": arguments.passes}
+    shared = {name: sizes[name] for name in ("n_rows", "n_hidden", "n_points")} | {
+        "batch_size": _BATCH,
+        "passes": arguments.passes,
+    }
     nats = {
-        name: report.add("speed/pass_test_nats", contender.test_nats(x_test, points_eval), "nats", contender=name, **shared)
+        name: report.add(
+            "speed/pass_test_nats",
+            contender.test_nats(x_test, points_eval),
+            "nats",
+            contender=name,
+            **shared,
+        )
         for name, contender in contenders.items()
     }
-    difference = {name: f"{value:.2f} test nats, {value - nats['research formula']:+.3f} (0.5)" for name, value in nats.items()}
-    required = {"package, medium": ">= 8" if measurement.multiplies_bfloat16(report.device) else ">= 3"}
+    difference = {
+        name: f"{value:.2f} test nats, {value - nats['research formula']:+.3f} (0.5)"
+        for name, value in nats.items()
+    }
+    required = {
+        "package, medium": ">= 8" if measurement.multiplies_bfloat16(report.device) else ">= 3"
+    }
     return _tabulated(report, "pass", seconds, required, difference, **shared)
 
 
 def broadcast_bound(x, outputs, variance):
-    """Return the mean log-mean-exp of a Gaussian table from the differences of all rows and all points, (n, m, d) of them."""
+    """Return the mean log-mean-exp of a Gaussian table from the differences of all rows and all
+    points, (n, m, d) of them."""
     squares = (x[:, None, :] - outputs[None, :, :]) ** 2
     log_px = -0.5 * (squares / variance + (2 * pi * variance).log()).sum(-1)
     return (torch.logsumexp(log_px, 1) - log(len(outputs))).mean()
@@ -179,14 +243,18 @@ def _gaussian(arguments, report, sizes):
     found = {}
 
     def broadcast():
-        found["broadcast formula"] = _backward(broadcast_bound(x, outputs, likelihood.noise_variance().float()), outputs)
+        found["broadcast formula"] = _backward(
+            broadcast_bound(x, outputs, likelihood.noise_variance().float()), outputs
+        )
 
     def product(precision):
         name = f"package, {precision}"
 
         def run():
             with training.matmul_precision(precision):
-                found[name] = _backward(objectives.log_mean_exp(likelihood.table(x, outputs)).mean(), outputs)
+                found[name] = _backward(
+                    objectives.log_mean_exp(likelihood.table(x, outputs)).mean(), outputs
+                )
 
         return name, run
 
@@ -195,11 +263,16 @@ def _gaussian(arguments, report, sizes):
     seconds = measurement.alternate(contenders, sizes["repeats"], device)
     value, gradient = found["broadcast formula"]
     agreement = {
-        name: f"value {abs(other / value - 1):.0e}, gradient {float((slope - gradient).norm() / gradient.norm()):.0e}"
+        name: (
+            f"value {abs(other / value - 1):.0e}, gradient "
+            f"{float((slope - gradient).norm() / gradient.norm()):.0e}"
+        )
         for name, (other, slope) in found.items()
     }
     shared = {"n_rows": _BATCH, "n_points": sizes["n_points"], "n_features": 784}
-    return _tabulated(report, "gaussian", seconds, {"package, medium": ">= 20"}, agreement, **shared)
+    return _tabulated(
+        report, "gaussian", seconds, {"package, medium": ">= 20"}, agreement, **shared
+    )
 
 
 def _backward(value, outputs):
@@ -227,13 +300,23 @@ def _transform(arguments, report, sizes):
 
 def _transform_by(decoder, arguments, report, sizes):
     device, x = arguments.device, measurement.rows_of_784(arguments, sizes["n_rows"])
-    settings = {"n_points": 55, "n_points_eval": sizes["n_points_eval"], "max_iter": 1, "decoder": decoder, "image_shape": (1, 28, 28)}
-    model = QLVMEmbedding(likelihood="bernoulli", random_state=arguments.seeds[0], device=device, **settings).fit(x[:1000])
+    settings = {
+        "n_points": 55,
+        "n_points_eval": sizes["n_points_eval"],
+        "max_iter": 1,
+        "decoder": decoder,
+        "image_shape": (1, 28, 28),
+    }
+    model = QLVMEmbedding(
+        likelihood="bernoulli", random_state=arguments.seeds[0], device=device, **settings
+    ).fit(x[:1000])
     points, loc = torch.from_numpy(model.lattice_).float().to(device), model.likelihood_.loc.float()
     rows, found = torch.from_numpy(x).to(device), {}
 
     def redecode():
-        found["decoded for each batch"] = redecoded_transform(model.decoder_, loc, points, rows).cpu().numpy()
+        found["decoded for each batch"] = (
+            redecoded_transform(model.decoder_, loc, points, rows).cpu().numpy()
+        )
 
     def package(embedding):
         name = f"package, {embedding}"
@@ -247,10 +330,21 @@ def _transform_by(decoder, arguments, report, sizes):
     seconds = measurement.alternate(contenders, min(3, sizes["repeats"]), device)
     plain, mean = found["decoded for each batch"], found["package, mean"]
     distance = np.median(np.abs((mean - plain + 0.5) % 1 - 0.5))
-    agreement = {"decoded for each batch": "", "package, mean": f"median {distance:.0e} turns", "package, local": "another readout"}
+    agreement = {
+        "decoded for each batch": "",
+        "package, mean": f"median {distance:.0e} turns",
+        "package, local": "another readout",
+    }
     required = dict.fromkeys(("package, mean", "package, local"), ">= 20")
-    shared = {"n_rows": len(x), "n_points": sizes["n_points_eval"], "batch_size": _BATCH, "decoder": decoder}
-    return _tabulated(report, "transform", seconds, required, agreement, label=f"transform, {decoder}", **shared)
+    shared = {
+        "n_rows": len(x),
+        "n_points": sizes["n_points_eval"],
+        "batch_size": _BATCH,
+        "decoder": decoder,
+    }
+    return _tabulated(
+        report, "transform", seconds, required, agreement, label=f"transform, {decoder}", **shared
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """What the benchmarks share: arguments, data, clocks, peak memory, and the form of a result.
 
-A benchmark prints one JSON line a measurement, then a table for people. A JSON line has the keys name, parameters, value (the median of
-`values`, one a repeat), unit, versions, device, repeats and spread (largest minus smallest value; null of a single one).
+A benchmark prints one JSON line a measurement, then a table for people. A JSON line has the keys
+name, parameters, value (the median of `values`, one a repeat), unit, versions, device, repeats and
+spread (largest minus smallest value; null of a single one).
 
 Nothing here imports torch at the top, so that a process that only starts others stays small.
 """
@@ -25,9 +26,16 @@ from typing import NamedTuple
 import numpy as np
 
 READOUTS = ("local", "mean", "mode", "moments")
-"""What `transform` of a QLVM can read off the posterior: three maps in two dimensions, and the means of many harmonics."""
+"""What `transform` of a QLVM can read off the posterior: three maps in two dimensions, and the
+means of many harmonics."""
 
-_DISTRIBUTIONS = {"torch": "torch", "sklearn": "scikit-learn", "skqlvm": "skqlvm", "numpy": "numpy", "umap": "umap-learn"}
+_DISTRIBUTIONS = {
+    "torch": "torch",
+    "sklearn": "scikit-learn",
+    "skqlvm": "skqlvm",
+    "numpy": "numpy",
+    "umap": "umap-learn",
+}
 _SAMPLING_SECONDS = 0.002
 
 
@@ -43,12 +51,32 @@ class Images(NamedTuple):
 
 def parser(description, seeds=(0,)):
     """Return the argument parser that all benchmarks share."""
-    result = argparse.ArgumentParser(description=description.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    result.add_argument("--quick", action="store_true", help="a few seconds on tiny sizes of bundled data, to see that it runs")
-    result.add_argument("--device", default="cpu", help="torch device of QLVM; contenders run on the processor")
-    result.add_argument("--seed", "--seeds", dest="seeds", type=int, nargs="+", default=list(seeds), help="one or several random states")
+    result = argparse.ArgumentParser(
+        description=description.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     result.add_argument(
-        "--data", type=Path, default=os.environ.get("SKQLVM_DATA"), help="folder of mnist_*_10k.npz; bundled digits without it"
+        "--quick",
+        action="store_true",
+        help="a few seconds on tiny sizes of bundled data, to see that it runs",
+    )
+    result.add_argument(
+        "--device", default="cpu", help="torch device of QLVM; contenders run on the processor"
+    )
+    result.add_argument(
+        "--seed",
+        "--seeds",
+        dest="seeds",
+        type=int,
+        nargs="+",
+        default=list(seeds),
+        help="one or several random states",
+    )
+    result.add_argument(
+        "--data",
+        type=Path,
+        default=os.environ.get("SKQLVM_DATA"),
+        help="folder of mnist_*_10k.npz; bundled digits without it",
     )
     result.add_argument("--out", type=Path, help="file to append the JSON lines to")
     return result
@@ -59,7 +87,9 @@ class Report:
 
     def __init__(self, arguments, data=None):
         self.out = arguments.out
-        self.shared = {"quick": arguments.quick, "seeds": arguments.seeds} | ({} if data is None else {"data": data})
+        self.shared = {"quick": arguments.quick, "seeds": arguments.seeds} | (
+            {} if data is None else {"data": data}
+        )
         self.versions, self.device = versions(), describe(arguments.device)
 
     def add(self, name, values, unit, **parameters):
@@ -90,7 +120,10 @@ def print_table(title, header, rows):
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     print(f"\n{title}")
     for row in (header, ["-" * width for width in widths], *rows):
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        cells = [
+            row[0].ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+        ]
         print("  ".join(cells).rstrip())
 
 
@@ -99,7 +132,10 @@ def restructured(header, rows):
     rows = [[str(cell) or "\\" for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     rule = "  ".join("=" * width for width in widths)
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (header, *rows)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (header, *rows)
+    ]
     return "\n".join([rule, lines[0], rule, *lines[1:], rule])
 
 
@@ -113,17 +149,26 @@ def versions():
 
 
 def describe(device):
-    """Return a device in words: a GPU's name; or a processor's, its threads and its units for low-precision products."""
+    """Return a device in words: a GPU's name; or a processor's, its threads and its units for
+    low-precision products."""
     if str(device).startswith("cuda"):
         import torch
 
         return f"{device}: {torch.cuda.get_device_name(device)}"
     name, units = platform.processor() or platform.machine(), []
     with suppress(OSError):
-        fields = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
+        fields = dict(
+            line.split(":", 1)
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if ":" in line
+        )
         fields = {key.strip(): value.strip() for key, value in fields.items()}
         name = fields.get("model name", name)
-        units = [flag for flag in ("avx512f", "avx512_bf16", "amx_bf16") if flag in fields.get("flags", "").split()]
+        units = [
+            flag
+            for flag in ("avx512f", "avx512_bf16", "amx_bf16")
+            if flag in fields.get("flags", "").split()
+        ]
     n_threads = os.environ.get("OMP_NUM_THREADS") or os.cpu_count()
     return f"{device}: {name}, {n_threads} threads, {' '.join(units) or 'no AVX-512'}"
 
@@ -135,20 +180,29 @@ def multiplies_bfloat16(device):
 
 def images_name(arguments):
     """Return the name of what `load_images` returns."""
-    return "digits" if arguments.data is None or arguments.quick else getattr(arguments, "images", "mnist-10k")
+    return (
+        "digits"
+        if arguments.data is None or arguments.quick
+        else getattr(arguments, "images", "mnist-10k")
+    )
 
 
 def load_images(arguments):
-    """Return MNIST-10k or Omniglot from the data folder, or else the bundled digits; a few hundred of these if quick."""
+    """Return MNIST-10k or Omniglot from the data folder, or else the bundled digits; a few hundred
+    of these if quick."""
     name = images_name(arguments)
     if name == "omniglot":
         return _omniglot(Path(arguments.data) / "omniglot_small1_28.npz")
     if name == "mnist-10k":
-        (x_train, y_train), (x_test, y_test) = (_mnist(Path(arguments.data) / f"mnist_{part}_10k.npz") for part in ("train", "test"))
+        (x_train, y_train), (x_test, y_test) = (
+            _mnist(Path(arguments.data) / f"mnist_{part}_10k.npz") for part in ("train", "test")
+        )
         return Images(name, x_train, y_train, x_test, y_test)
     x_train, x_test, y_train, y_test = split_digits(0)
     n_train, n_test = (400, 200) if arguments.quick else (len(x_train), len(x_test))
-    return Images(name, x_train[:n_train] / 16, y_train[:n_train], x_test[:n_test] / 16, y_test[:n_test])
+    return Images(
+        name, x_train[:n_train] / 16, y_train[:n_train], x_test[:n_test] / 16, y_test[:n_test]
+    )
 
 
 def _mnist(path):
@@ -164,7 +218,9 @@ def _omniglot(path):
     with np.load(path) as file:
         images, characters = file["images"], np.unique(file["character"], return_inverse=True)[1]
     x = images.reshape(len(images), -1).astype(np.float32) / 255
-    x_train, x_test, y_train, y_test = train_test_split(x, characters, test_size=0.2, random_state=0, stratify=characters)
+    x_train, x_test, y_train, y_test = train_test_split(
+        x, characters, test_size=0.2, random_state=0, stratify=characters
+    )
     return Images("omniglot", x_train, y_train, x_test, y_test)
 
 
@@ -178,11 +234,14 @@ def split_digits(seed):
 
 
 def rows_of_784(arguments, n_rows, part="train"):
-    """Return images as float32 of shape (n_rows, 784), MNIST or enlarged bundled digits, repeated if there are too few."""
+    """Return images as float32 of shape (n_rows, 784), MNIST or enlarged bundled digits, repeated
+    if there are too few."""
     data = load_images(arguments)
     x = data.x_train if part == "train" else data.x_test
     if x.shape[1] == 64:
-        x = np.pad(np.kron(x.reshape(-1, 8, 8), np.ones((1, 3, 3), np.float32)), ((0, 0), (2, 2), (2, 2))).reshape(-1, 784)
+        x = np.pad(
+            np.kron(x.reshape(-1, 8, 8), np.ones((1, 3, 3), np.float32)), ((0, 0), (2, 2), (2, 2))
+        ).reshape(-1, 784)
     return x[np.arange(n_rows) % len(x)]
 
 
@@ -203,7 +262,8 @@ def timed(function, *args, device="cpu"):
 
 
 def alternate(contenders, repeats, device="cpu"):
-    """Time contenders, a dict of functions without arguments, in turn; return a dict of lists of seconds."""
+    """Time contenders, a dict of functions without arguments, in turn; return a dict of lists of
+    seconds."""
     seconds = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, function in contenders.items():
@@ -214,7 +274,10 @@ def alternate(contenders, repeats, device="cpu"):
 def umap_class(arguments):
     """Return UMAP, or None with a line that says why."""
     if arguments.quick:
-        print("UMAP is skipped: under --quick, it would compile for longer than all the rest takes.", file=sys.stderr)
+        print(
+            "UMAP is skipped: under --quick, it would compile for longer than all the rest takes.",
+            file=sys.stderr,
+        )
         return None
     try:
         from umap import UMAP
@@ -225,16 +288,20 @@ def umap_class(arguments):
 
 
 def neighbour_accuracy(map_train, y_train, map_test, y_test):
-    """Return the accuracy of a 10-neighbour classifier fitted on one map and scored on the other."""
+    """Return the accuracy of a 10-neighbour classifier fitted on one map and scored on the
+    other."""
     from sklearn.neighbors import KNeighborsClassifier
 
     return KNeighborsClassifier(10).fit(map_train, y_train).score(map_test, y_test)
 
 
 def euclidean_map(model, readout, x):
-    """Return where a fitted QLVM puts rows by one of `READOUTS`, with turns mapped to circles, for Euclidean distances."""
+    """Return where a fitted QLVM puts rows by one of `READOUTS`, with turns mapped to circles, for
+    Euclidean distances."""
     before = {name: model.get_params()[name] for name in ("embedding", "output")}
-    chosen = {"output": "moments"} if readout == "moments" else {"output": "turns", "embedding": readout}
+    chosen = (
+        {"output": "moments"} if readout == "moments" else {"output": "turns", "embedding": readout}
+    )
     result = model.set_params(**chosen).transform(x)
     model.set_params(**before)
     angles = 2 * np.pi * result
@@ -242,21 +309,27 @@ def euclidean_map(model, readout, x):
 
 
 def _status():
-    """Memory of this process now, in bytes: VmRSS, VmHWM (its peak) and RssAnon, where /proc has them."""
+    """Memory of this process now, in bytes: VmRSS, VmHWM (its peak) and RssAnon, where /proc has
+    them."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return {}
     fields = (line.split(":", 1) for line in lines)
-    return {key: int(value.split()[0]) * 1024 for key, value in fields if key in ("VmRSS", "VmHWM", "RssAnon")}
+    return {
+        key: int(value.split()[0]) * 1024
+        for key, value in fields
+        if key in ("VmRSS", "VmHWM", "RssAnon")
+    }
 
 
 class PeakMemory:
     """Context that measures peak memory within it; use it in a fresh process.
 
-    ``ru_maxrss`` alone will not do: a process inherits its parent's, and pages of a mapped file count in it. So the peak of resident memory
-    is VmHWM, set back on entry, and that of anonymous memory is sampled by a thread every 2 ms. Without /proc, both are ``ru_maxrss``.
-    Memory that was freed but not yet returned to the system is returned first, so that using it again counts.
+    ``ru_maxrss`` alone will not do: a process inherits its parent's, and pages of a mapped file
+    count in it. So the peak of resident memory is VmHWM, set back on entry, and that of anonymous
+    memory is sampled by a thread every 2 ms. Without /proc, both are ``ru_maxrss``. Memory that was
+    freed but not yet returned to the system is returned first, so that using it again counts.
 
     Attributes
     ----------
@@ -300,7 +373,9 @@ class PeakMemory:
 def _ru_maxrss_bytes():
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 def fresh_process(function, **parameters):
@@ -308,7 +383,10 @@ def fresh_process(function, **parameters):
     module = function.__module__
     if module == "__main__":
         module = Path(sys.modules["__main__"].__file__).stem
-    code = f"import json, sys, {module}; print(json.dumps({module}.{function.__name__}(**json.loads(sys.argv[1]))))"
+    code = (
+        f"import json, sys, {module}; "
+        f"print(json.dumps({module}.{function.__name__}(**json.loads(sys.argv[1]))))"
+    )
     paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
         [sys.executable, "-c", code, json.dumps(parameters)],

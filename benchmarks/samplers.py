@@ -1,8 +1,7 @@
 """The samplers of codes that are compared, and the autoencoders whose codes they learn.
 
-A sampler has ``fit(Z)`` and ``sample(n_samples, random_state)``. Where one has a size to choose, the choice is part of its fit, and of the
-seconds that the fit takes.
-"""
+A sampler has ``fit(Z)`` and ``sample(n_samples, random_state)``. Where one has a size to choose,
+the choice is part of its fit, and of the seconds that the fit takes."""
 
 import warnings
 from collections.abc import Callable
@@ -35,7 +34,8 @@ _LARGEST_HELD_OUT = 500
 
 
 class Contender(NamedTuple):
-    """A sampler of the comparison: what builds it, given sizes for mixtures to choose from; and what it has chosen, once it is fitted."""
+    """A sampler of the comparison: what builds it, given sizes for mixtures to choose from; and
+    what it has chosen, once it is fitted."""
 
     build: Callable
     chosen: Callable | None = None
@@ -48,7 +48,12 @@ class Mixture:
         self.covariance_type, self.sizes, self.random_state = covariance_type, sizes, random_state
 
     def fit(self, Z):
-        fits = [GaussianMixture(size, covariance_type=self.covariance_type, random_state=self.random_state) for size in self.sizes]
+        fits = [
+            GaussianMixture(
+                size, covariance_type=self.covariance_type, random_state=self.random_state
+            )
+            for size in self.sizes
+        ]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             fits = [mixture.fit(Z) for mixture in fits]
@@ -62,16 +67,21 @@ class Mixture:
 class KernelDensityByLikelihood:
     """Normal kernels whose width is one fraction of the standard deviation of each dimension.
 
-    It is the fraction that makes 500 codes, or a tenth of fewer, most likely under kernels on the others. The rules of Scott and Silverman
-    are for few dimensions: for 10,000 codes in 32, Scott's fraction is 0.77.
-    """
+    It is the fraction that makes 500 codes, or a tenth of fewer, most likely under kernels on the
+    others. The rules of Scott and Silverman are for few dimensions: for 10,000 codes in 32, Scott's
+    fraction is 0.77."""
 
     def fit(self, Z):
         self.scale_ = np.maximum(Z.std(axis=0), np.finfo(np.float64).tiny)
         standardised = Z / self.scale_
-        others, held_out = np.split(shuffled(standardised, 0), [-min(_LARGEST_HELD_OUT, -(-len(Z) // 10))])
+        others, held_out = np.split(
+            shuffled(standardised, 0), [-min(_LARGEST_HELD_OUT, -(-len(Z) // 10))]
+        )
         squares = cdist(held_out, others, "sqeuclidean")
-        nats = [logsumexp(squares / (-2 * h**2), axis=1).mean() - Z.shape[1] * np.log(h) for h in _BANDWIDTHS]
+        nats = [
+            logsumexp(squares / (-2 * h**2), axis=1).mean() - Z.shape[1] * np.log(h)
+            for h in _BANDWIDTHS
+        ]
         self.relative_bandwidth_ = _BANDWIDTHS[np.argmax(nats)]
         self.density_ = KernelDensity(bandwidth=self.relative_bandwidth_).fit(standardised)
         return self
@@ -107,23 +117,35 @@ CONTENDERS = {
     "PMF, 10 bins": Contender(lambda sizes: PMFSampler(10)),
     "PMF, 20 bins": Contender(lambda sizes: PMFSampler(20)),
     "PMF, 50 bins": Contender(lambda sizes: PMFSampler(50)),
-    "mixture, full": Contender(lambda sizes: Mixture("full", sizes), lambda sampler: sampler.best_.n_components),
-    "mixture, diagonal": Contender(lambda sizes: Mixture("diag", sizes), lambda sampler: sampler.best_.n_components),
+    "mixture, full": Contender(
+        lambda sizes: Mixture("full", sizes), lambda sampler: sampler.best_.n_components
+    ),
+    "mixture, diagonal": Contender(
+        lambda sizes: Mixture("diag", sizes), lambda sampler: sampler.best_.n_components
+    ),
     "one normal": Contender(lambda sizes: Mixture("full", (1,))),
     "prior": Contender(lambda sizes: Prior()),
-    "kernel density": Contender(lambda sizes: KernelDensityByLikelihood(), lambda sampler: sampler.relative_bandwidth_),
+    "kernel density": Contender(
+        lambda sizes: KernelDensityByLikelihood(), lambda sampler: sampler.relative_bandwidth_
+    ),
     "bootstrap": Contender(lambda sizes: Bootstrap()),
 }
 
 
 def build_autoencoder(name, n_components, seed, arguments):
     """Return an unfitted autoencoder."""
-    settings = {"likelihood": "bernoulli", "random_state": seed, "device": arguments.device, "max_iter": arguments.max_iter}
+    settings = {
+        "likelihood": "bernoulli",
+        "random_state": seed,
+        "device": arguments.device,
+        "max_iter": arguments.max_iter,
+    }
     if arguments.quick:
         settings["hidden_layer_sizes"] = (16,)
     return VAEEmbedding(n_components, **AUTOENCODERS[name], **settings)
 
 
 def shuffled(z, seed):
-    """Return the rows of z in random order, so that the first of them are a fair part: mixtures sample component by component."""
+    """Return the rows of z in random order, so that the first of them are a fair part: mixtures
+    sample component by component."""
     return z[np.random.default_rng(seed).permutation(len(z))]

@@ -1,4 +1,5 @@
-"""Extremely low-dimensional deep generative embeddings with a scikit-learn interface and a torch engine."""
+"""Extremely low-dimensional deep generative embeddings with a scikit-learn interface and a torch
+engine."""
 
 from importlib import import_module
 
@@ -12,7 +13,14 @@ _PUBLIC = {
     "VAEEmbedding": "._vae",
 }
 
-__all__ = ["IWAEEmbedding", "LatentSampler", "PMFSampler", "QLVMEmbedding", "VAEEmbedding", "__version__"]
+__all__ = [
+    "IWAEEmbedding",
+    "LatentSampler",
+    "PMFSampler",
+    "QLVMEmbedding",
+    "VAEEmbedding",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> object:

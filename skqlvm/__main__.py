@@ -1,4 +1,5 @@
-"""The main job: ``python -m skqlvm`` maps the bundled digits; with ``--data`` it maps a file of your own."""
+"""The main job: ``python -m skqlvm`` maps the bundled digits; with ``--data`` it maps a file of
+your own."""
 
 import argparse
 import sys
@@ -14,7 +15,9 @@ def main(argv=None):
     arguments = _parser().parse_args(argv)
     try:
         if arguments.out is not None and not arguments.out.parent.is_dir():
-            raise OSError(f"--out expects a file in a folder that exists, but got {str(arguments.out)!r}.")
+            raise OSError(
+                f"--out expects a file in a folder that exists, but got {str(arguments.out)!r}."
+            )
         return _digits(arguments) if arguments.data is None else _own_data(arguments)
     except (OSError, ValueError, FloatingPointError) as error:
         print(f"skqlvm: {error}", file=sys.stderr)
@@ -24,14 +27,33 @@ def main(argv=None):
 def _parser():
     parser = argparse.ArgumentParser(
         prog="python -m skqlvm",
-        description="Fit a two-dimensional QLVM. Without --data, to the digits that ship with scikit-learn, beside PCA.",
+        description="Fit a two-dimensional QLVM. Without --data, to the digits that ship with "
+        "scikit-learn, beside PCA.",
     )
     parser.add_argument(
-        "--data", type=Path, help="rows to map: a .npy, .npz (its array X, or its first) or .csv (with or without header) file"
+        "--data",
+        type=Path,
+        help="rows to map: a .npy, .npz (its array X, or its first) or .csv (with or without "
+        "header) file",
     )
-    parser.add_argument("--out", type=Path, help="where to write (skqlvm_digits.png; with --data skqlvm_map.csv: coordinates and nats)")
-    parser.add_argument("--likelihood", choices=["gaussian", "bernoulli"], default="gaussian", help="bernoulli needs data in [0, 1]")
-    parser.add_argument("--components", type=int, choices=[1, 2, 3], default=2, help="dimensions of the map of your own data")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="where to write (skqlvm_digits.png; with --data skqlvm_map.csv: coordinates and nats)",
+    )
+    parser.add_argument(
+        "--likelihood",
+        choices=["gaussian", "bernoulli"],
+        default="gaussian",
+        help="bernoulli needs data in [0, 1]",
+    )
+    parser.add_argument(
+        "--components",
+        type=int,
+        choices=[1, 2, 3],
+        default=2,
+        help="dimensions of the map of your own data",
+    )
     parser.add_argument("--device", default="auto", help="torch device")
     parser.add_argument("--seed", type=int, default=0)
     return parser
@@ -42,13 +64,20 @@ def _own_data(arguments):
 
     X = _load(arguments.data)
     model = QLVMEmbedding(
-        arguments.components, likelihood=arguments.likelihood, device=arguments.device, random_state=arguments.seed, verbose=1
+        arguments.components,
+        likelihood=arguments.likelihood,
+        device=arguments.device,
+        random_state=arguments.seed,
+        verbose=1,
     )
     table = np.column_stack([model.fit(X).transform(X), model.score_samples(X)])
     out = arguments.out or Path("skqlvm_map.csv")
     names = [*(f"turns{i}" for i in range(arguments.components)), "nats"]
     np.savetxt(out, table, delimiter=",", header=",".join(names), comments="", fmt="%.9g")
-    print(f"{len(X)} rows of {X.shape[1]} features, {table[:, -1].mean():.2f} nats a row on average. Coordinates and nats are in {out}.")
+    print(
+        f"{len(X)} rows of {X.shape[1]} features, {table[:, -1].mean():.2f} nats a row on "
+        f"average. Coordinates and nats are in {out}."
+    )
     return 0
 
 
@@ -56,7 +85,9 @@ def _load(path):
     """Read rows from a file; images are flattened."""
     readers = {".npy": partial(np.load, mmap_mode="r"), ".npz": _read_npz, ".csv": _read_csv}
     if path.suffix.lower() not in readers:
-        raise ValueError(f"--data expects a file that ends in one of {sorted(readers)}, but got {str(path)!r}.")
+        raise ValueError(
+            f"--data expects a file that ends in one of {sorted(readers)}, but got {str(path)!r}."
+        )
     X = readers[path.suffix.lower()](path)
     return X.reshape(len(X), -1) if X.ndim > 2 else X
 
@@ -90,18 +121,25 @@ def _digits(arguments):
     from ._qlvm import QLVMEmbedding
 
     data = load_digits()
-    split = train_test_split(data.data, data.target, test_size=0.3, random_state=0, stratify=data.target)
+    split = train_test_split(
+        data.data, data.target, test_size=0.3, random_state=0, stratify=data.target
+    )
     model = QLVMEmbedding(device=arguments.device, random_state=arguments.seed, verbose=1)
     if arguments.likelihood == "bernoulli":
         model.set_params(likelihood="bernoulli")
         split[:2] = [X / 16 for X in split[:2]]
     rows = [("QLVM, 2-D", *_measure(model, *split)), ("PCA, 2-D", *_measure(PCA(2), *split))]
     print(f"Digits: {len(split[0])} rows fitted, {len(split[1])} held out.\n")
-    print(f"{'model':<12}{'held-out nats per image':>26}{'10-neighbour accuracy':>24}{'seconds':>10}")
+    print(
+        f"{'model':<12}{'held-out nats per image':>26}{'10-neighbour accuracy':>24}{'seconds':>10}"
+    )
     for name, nats, accuracy, seconds in rows:
         print(f"{name:<12}{nats:>26.2f}{accuracy:>24.3f}{seconds:>10.1f}")
     if arguments.likelihood == "bernoulli":
-        print("\nPCA's nats are a Gaussian density's; those of the Bernoulli are a cross-entropy, and do not compare.")
+        print(
+            "\nPCA's nats are a Gaussian density's; those of the Bernoulli are a cross-entropy, "
+            "and do not compare."
+        )
     out = arguments.out or Path("skqlvm_digits.png")
     try:
         _draw(model, np.vstack(split[:2]), np.hstack(split[2:]), out)
@@ -113,7 +151,8 @@ def _digits(arguments):
 
 
 def _measure(model, X_train, X_test, y_train, y_test):
-    """Held-out nats a row, 10-neighbour accuracy of the 2-D map, and seconds of fit and transform."""
+    """Held-out nats a row, 10-neighbour accuracy of the 2-D map, and seconds of fit and
+    transform."""
     from sklearn.neighbors import KNeighborsClassifier
 
     start = time.perf_counter()
@@ -148,8 +187,12 @@ def _draw(model, X, y, out):
     centers = (np.arange(side) + 0.5) / side
     grid = np.stack(np.meshgrid(centers, centers[::-1]), -1).reshape(-1, 2)
     images = model.inverse_transform(grid).reshape(side, side, 8, 8)
-    right.imshow(images.transpose(0, 2, 1, 3).reshape(8 * side, 8 * side), cmap="gray_r", extent=(0, 1, 0, 1))
-    right.set(title="what each place decodes to (opposite edges meet)", xlabel="first coordinate, turns")
+    right.imshow(
+        images.transpose(0, 2, 1, 3).reshape(8 * side, 8 * side), cmap="gray_r", extent=(0, 1, 0, 1)
+    )
+    right.set(
+        title="what each place decodes to (opposite edges meet)", xlabel="first coordinate, turns"
+    )
     figure.savefig(out, dpi=100)
 
 

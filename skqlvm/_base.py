@@ -1,4 +1,5 @@
-"""What the estimators share: checks, the template of a fit, progress, pickling, queries by chunks of rows."""
+"""What the estimators share: checks, the template of a fit, progress, pickling, queries by chunks
+of rows."""
 
 import copy
 from functools import partial
@@ -6,7 +7,12 @@ from functools import partial
 import numpy as np
 import torch
 from scipy.sparse import issparse
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    DensityMixin,
+    TransformerMixin,
+)
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from . import _validation
@@ -24,23 +30,36 @@ _HIGHEST_ORDER, _MOST_HARMONICS, _ROWS_PER_HARMONIC = 14, 210, 25
 _RECORDS = 60
 _LARGEST_START, _LARGEST_VALIDATION, _LARGEST_FINISH = 10_000, 2_000, 500
 _CHUNK_BYTES = 2**24
-"""Size of the table of log-likelihoods that a query holds at a time; small enough to stay in a processor's cache."""
+"""Size of the table of log-likelihoods that a query holds at a time; small enough to stay in a
+processor's cache."""
 
 
 class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):
-    """Base of the estimators. A fit builds `_parts`, trains them on an `_objective` and derives the rest in `_finish`.
+    """Base of the estimators. A fit builds `_parts`, trains them on an `_objective` and derives the
+    rest in `_finish`.
 
-    ``_check_parameters()`` raises what is wrong with them; ``_prior(n_components)`` returns the prior; ``_parts(x)`` returns a dict of
-    modules, "decoder" and "likelihood" among them, for a sample of the data; ``_objective(module, x)`` returns the loss, a function of a
-    batch and a generator (None for one that is the same each time), for batches like x; ``_finish(x)`` makes what queries need. Modules
-    are float32, on the device of the fit, and on the processor once unpickled.
-    """
+    ``_check_parameters()`` raises what is wrong with them; ``_prior(n_components)`` returns the
+    prior; ``_parts(x)`` returns a dict of modules, "decoder" and "likelihood" among them, for a
+    sample of the data; ``_objective(module, x)`` returns the loss, a function of a batch and a
+    generator (None for one that is the same each time), for batches like x; ``_finish(x)`` makes
+    what queries need. Modules are float32, on the device of the fit, and on the processor once
+    unpickled."""
 
-    _architecture_names = ("n_components", "likelihood", "noise_variance", "decoder", "hidden_layer_sizes", "harmonic_order", "image_shape")
-    """Parameters that shape the modules: they cannot change between fits that continue each other."""
+    _architecture_names = (
+        "n_components",
+        "likelihood",
+        "noise_variance",
+        "decoder",
+        "hidden_layer_sizes",
+        "harmonic_order",
+        "image_shape",
+    )
+    """Parameters that shape the modules: they cannot change between fits that continue each
+    other."""
 
     _auto_steps, _auto_passes = 2500, 50
-    """Budget of a fit whose max_iter is "auto": the smaller of the two, chosen with benchmarks/bench_defaults.py."""
+    """Budget of a fit whose max_iter is "auto": the smaller of the two, chosen with
+    benchmarks/bench_defaults.py."""
 
     _validation_rows = 2000
     """Held-out rows whose loss is computed at a time."""
@@ -70,7 +89,8 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             return self._fit(X, earlier, one_cycle=True)
 
     def partial_fit(self, X, y=None):
-        """Make one pass over X, at a constant step size of a quarter of `learning_rate`, from the weights there are.
+        """Make one pass over X, at a constant step size of a quarter of `learning_rate`, from the
+        weights there are.
 
         Location and scale of the likelihood stay those of the first call; no rows are held out.
 
@@ -120,7 +140,11 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         _validation.check_integer("max_iter", self.max_iter, alternative="auto")
         _validation.check_integer("batch_size", self.batch_size)
         _validation.check_integer("harmonic_order", self.harmonic_order, alternative="auto")
-        _validation.check_integer("verbose", int(self.verbose) if isinstance(self.verbose, bool) else self.verbose, minimum=0)
+        _validation.check_integer(
+            "verbose",
+            int(self.verbose) if isinstance(self.verbose, bool) else self.verbose,
+            minimum=0,
+        )
         _validation.check_hidden_layer_sizes(self.hidden_layer_sizes)
         _validation.check_number("learning_rate", self.learning_rate, open_minimum=True)
         _validation.check_number("weight_decay", self.weight_decay)
@@ -135,8 +159,17 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
     def _validated(self, X, *, reset):
         """Return X as a float32 or float64 array, without a copy where it is one."""
         if issparse(X):
-            raise TypeError(f"{type(self).__name__} expects a dense array, but got a sparse matrix. Use X.toarray().")
-        return validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], ensure_min_samples=2 if reset else 1)
+            raise TypeError(
+                f"{type(self).__name__} expects a dense array, but got a sparse matrix. Use "
+                "X.toarray()."
+            )
+        return validate_data(
+            self,
+            X,
+            reset=reset,
+            dtype=[np.float64, np.float32],
+            ensure_min_samples=2 if reset else 1,
+        )
 
     def _queried(self, X):
         check_is_fitted(self)
@@ -149,7 +182,11 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         device, seed = resolve_device(self.device), random_seed(self.random_state)
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(X), generator=generator)
-        n_held_out = min(round(self.validation_fraction * len(X)), _LARGEST_VALIDATION, len(X) - 1) if one_cycle else 0
+        n_held_out = (
+            min(round(self.validation_fraction * len(X)), _LARGEST_VALIDATION, len(X) - 1)
+            if one_cycle
+            else 0
+        )
         held_out, trained = order[:n_held_out], order[n_held_out:]
         rows = Rows(X, device)
         n_earlier = 0 if earlier is None or one_cycle else self.n_iter_
@@ -159,7 +196,10 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         else:
             networks.anneal(earlier[0], 1.0)
         with seeded(seed, device):
-            module, state = earlier or (torch.nn.ModuleDict(self._parts(rows[trained[:_LARGEST_START]])), None)
+            module, state = earlier or (
+                torch.nn.ModuleDict(self._parts(rows[trained[:_LARGEST_START]])),
+                None,
+            )
             _validation.check_support(self.likelihood, X, module["likelihood"].support)
             settings = self._settings(self._n_batches(trained), one_cycle, state)
             state = self._train(
@@ -167,7 +207,9 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
                 (rows, trained, held_out),
                 settings,
                 generator,
-                before_step=partial(networks.anneal, module) if one_cycle and earlier is None else None,
+                before_step=partial(networks.anneal, module)
+                if one_cycle and earlier is None
+                else None,
                 state=None if one_cycle else state,
             )
         self._module, self._training_state = module.eval(), None if one_cycle else state
@@ -182,9 +224,14 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         return self
 
     def _settings(self, n_batches, one_cycle, state):
-        """How to train, from the parameters; a pass at a constant step size goes on from a state."""
+        """How to train, from the parameters; a pass at a constant step size goes on from a
+        state."""
         if one_cycle:
-            n_steps = min(self._auto_steps, self._auto_passes * n_batches) if self.max_iter == "auto" else self.max_iter * n_batches
+            n_steps = (
+                min(self._auto_steps, self._auto_passes * n_batches)
+                if self.max_iter == "auto"
+                else self.max_iter * n_batches
+            )
         else:
             n_steps = n_batches + (0 if state is None else state.step)
         return training.Settings(
@@ -199,7 +246,8 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         )
 
     def _train(self, module, split, settings, generator, *, before_step, state):
-        """Train a module on the rows that are not held out, in training mode, with a progress line."""
+        """Train a module on the rows that are not held out, in training mode, with a progress
+        line."""
         rows, trained, held_out = split
         module.train()
         objective = self._objective(module, rows[trained[: self.batch_size]])
@@ -212,7 +260,9 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
                     len(trained),
                     settings,
                     generator,
-                    validation_loss=None if validation is None else partial(self._held_out_loss, objective, validation),
+                    validation_loss=None
+                    if validation is None
+                    else partial(self._held_out_loss, objective, validation),
                     before_step=before_step,
                     report=progress,
                     state=state,
@@ -222,23 +272,31 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
 
     def _held_out_loss(self, objective, x):
         """The loss of held-out rows, by parts that fit in memory."""
-        return sum(len(part) * objective(part, None) for part in x.split(self._validation_rows)) / len(x)
+        return sum(
+            len(part) * objective(part, None) for part in x.split(self._validation_rows)
+        ) / len(x)
 
     def _diverged(self, symptom):
         """The error of a training that came to nothing."""
-        return FloatingPointError(f"Training diverged: {symptom}. Lower learning_rate (it is {self.learning_rate:g}) or standardise X.")
+        return FloatingPointError(
+            f"Training diverged: {symptom}. Lower learning_rate (it is {self.learning_rate:g}) "
+            "or standardise X."
+        )
 
     def _resolved_order(self, n_rows):
         """The harmonic order for so many rows: what few rows cannot determine is left out."""
         if self.harmonic_order != "auto":
             return self.harmonic_order
-        return networks.largest_order(self.n_components, min(n_rows / _ROWS_PER_HARMONIC, _MOST_HARMONICS), _HIGHEST_ORDER)
+        return networks.largest_order(
+            self.n_components, min(n_rows / _ROWS_PER_HARMONIC, _MOST_HARMONICS), _HIGHEST_ORDER
+        )
 
     def _n_batches(self, trained):
         return -(-len(trained) // self.batch_size)
 
     def _earlier(self):
-        """Copies of the fitted modules and the state of their training, or None before the first fit."""
+        """Copies of the fitted modules and the state of their training, or None before the first
+        fit."""
         if not self.__sklearn_is_fitted__():
             return None
         _validation.check_unchanged(self._built_with, self._architecture())
@@ -270,7 +328,10 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         if callable(self.decoder):
             decoder = self.decoder(self.n_components, n_features)
         else:
-            settings = {"hidden_layer_sizes": tuple(self.hidden_layer_sizes), "order": self.harmonic_order_}
+            settings = {
+                "hidden_layer_sizes": tuple(self.hidden_layer_sizes),
+                "order": self.harmonic_order_,
+            }
             if self.decoder == "conv":
                 _validation.check_image_shape(self.image_shape, n_features)
                 settings["image_shape"] = tuple(self.image_shape)
@@ -283,10 +344,14 @@ class LatentModel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         return next(self.decoder_.parameters()).device
 
     def _over_rows(self, X, function, row_bytes):
-        """Apply a function of tensors to chunks of rows whose working memory fits, and join the arrays it returns."""
+        """Apply a function of tensors to chunks of rows whose working memory fits, and join the
+        arrays it returns."""
         size = max(1, _CHUNK_BYTES // row_bytes)
         with torch.no_grad():
-            parts = [function(as_tensor(X[start : start + size], self._device)).cpu().numpy() for start in range(0, len(X), size)]
+            parts = [
+                function(as_tensor(X[start : start + size], self._device)).cpu().numpy()
+                for start in range(0, len(X), size)
+            ]
         return np.concatenate(parts)
 
     def _outputs_at(self, z):

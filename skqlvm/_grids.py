@@ -16,9 +16,9 @@ _ROUNDINGS = 4
 class Grid:
     """The box [low, high] cut into n_bins bins in each of d dimensions; all arrays have shape (d,).
 
-    A flat dimension, whose range is too small to be divided, is one bin of no width. A code outside the box belongs to the outermost bin on
-    its side, or is wrapped into the box where the dimension is periodic.
-    """
+    A flat dimension, whose range is too small to be divided, is one bin of no width. A code outside
+    the box belongs to the outermost bin on its side, or is wrapped into the box where the dimension
+    is periodic."""
 
     low: np.ndarray
     high: np.ndarray
@@ -48,7 +48,8 @@ class Grid:
 
     @property
     def log_n_cells(self):
-        """Logarithm of the number of cells, occupied or not, over the dimensions that are divided."""
+        """Logarithm of the number of cells, occupied or not, over the dimensions that are
+        divided."""
         return float(np.log(self.n_bins[~self.flat]).sum())
 
     @property
@@ -58,7 +59,10 @@ class Grid:
 
     def edges(self):
         """Return the edges of the bins, an array of n_bins + 1 values a dimension."""
-        return [np.linspace(low, high, n_bins + 1) for low, high, n_bins in zip(self.low, self.high, self.n_bins, strict=True)]
+        return [
+            np.linspace(low, high, n_bins + 1)
+            for low, high, n_bins in zip(self.low, self.high, self.n_bins, strict=True)
+        ]
 
     def contains(self, Z):
         """Return whether codes (n, d) lie in the box, up to whole periods: booleans (n,)."""
@@ -80,13 +84,17 @@ class Grid:
         if not self.periodic.any():
             return np.clip(Z, self.low, self.high, dtype=np.float64) - self.low
         period = self.high - self.low
-        # only what lies outside is wrapped, so that codes inside are quantised as they would be on a line
+        # only what lies outside is wrapped, so that codes inside are quantised as they would be on
+        # a line
         outside = self.periodic & ((self.low > Z) | (self.high <= Z))
         inside = np.clip(Z, self.low, self.high, dtype=np.float64) - self.low
-        return np.where(outside, np.mod(Z - self.low, period, where=outside, out=np.zeros(Z.shape)), inside)
+        return np.where(
+            outside, np.mod(Z - self.low, period, where=outside, out=np.zeros(Z.shape)), inside
+        )
 
     def place(self, position, bins, dtype):
-        """Return codes (n, d) at positions (n, d), counted in bins from the lower end, that quantise to the bins (n, d) they are in."""
+        """Return codes (n, d) at positions (n, d), counted in bins from the lower end, that
+        quantise to the bins (n, d) they are in."""
         lowest, highest = _rounded_inwards(self.low, self.high, self.periodic, dtype)
         Z = np.clip((self.low + position * self.width).astype(dtype), lowest, highest)
         for _ in range(_ROUNDINGS):
@@ -107,14 +115,20 @@ def _bins_per_unit(low, high, n_bins):
 
 
 def _rounded_inwards(low, high, periodic, dtype):
-    """The smallest and the largest value of a dtype in [low, high], or in [low, high) where that is a period."""
+    """The smallest and the largest value of a dtype in [low, high], or in [low, high) where that is
+    a period."""
     lowest, highest = low.astype(dtype), high.astype(dtype)
     lowest = np.where(lowest < low, np.nextafter(lowest, dtype.type(np.inf)), lowest)
-    return lowest, np.where((highest > high) | (periodic & (highest >= high)), np.nextafter(highest, dtype.type(-np.inf)), highest)
+    return lowest, np.where(
+        (highest > high) | (periodic & (highest >= high)),
+        np.nextafter(highest, dtype.type(-np.inf)),
+        highest,
+    )
 
 
 def weighted_quantiles(Z, weights, probabilities):
-    """Return the smallest values of each column of Z (n, d) that have at least these fractions of the weights at or below them."""
+    """Return the smallest values of each column of Z (n, d) that have at least these fractions of
+    the weights at or below them."""
     result = np.empty((len(probabilities), Z.shape[1]))
     for column, z in enumerate(Z.T):
         order = np.argsort(z)
@@ -125,18 +139,28 @@ def weighted_quantiles(Z, weights, probabilities):
 
 
 def _is_quantiles(bin_range):
-    return isinstance(bin_range, (tuple, list)) and len(bin_range) == 3 and isinstance(bin_range[0], str) and bin_range[0] == "quantile"
+    return (
+        isinstance(bin_range, (tuple, list))
+        and len(bin_range) == 3
+        and isinstance(bin_range[0], str)
+        and bin_range[0] == "quantile"
+    )
 
 
 def check_range(bin_range):
     """Raise unless a range has one of its three forms."""
-    expected = f"bin_range expects 'minmax', ('quantile', lower, upper) or (low, high), but got {bin_range!r}."
+    expected = (
+        "bin_range expects 'minmax', ('quantile', lower, upper) or (low, high), but got "
+        f"{bin_range!r}."
+    )
     if isinstance(bin_range, str) and bin_range == "minmax":
         return
     if _is_quantiles(bin_range):
         lower, upper = bin_range[1:]
         if not all(isinstance(end, Real) for end in (lower, upper)) or not 0 <= lower < upper <= 1:
-            raise ValueError(f"bin_range expects quantiles with 0 <= lower < upper <= 1, but got {bin_range!r}.")
+            raise ValueError(
+                f"bin_range expects quantiles with 0 <= lower < upper <= 1, but got {bin_range!r}."
+            )
         return
     if not isinstance(bin_range, (tuple, list, np.ndarray)) or len(bin_range) != 2:
         raise ValueError(expected)
@@ -146,11 +170,15 @@ def check_range(bin_range):
     except (TypeError, ValueError) as error:
         raise ValueError(expected) from error
     if not in_order:
-        raise ValueError(f"bin_range expects finite numbers with low < high in every dimension, but got {bin_range!r}.")
+        raise ValueError(
+            "bin_range expects finite numbers with low < high in every dimension, but got "
+            f"{bin_range!r}."
+        )
 
 
 def box(bin_range, periodic, Z, weights):
-    """Return the ends of the box that holds codes Z (n, d), and which of its dimensions are circles: three arrays (d,)."""
+    """Return the ends of the box that holds codes Z (n, d), and which of its dimensions are
+    circles: three arrays (d,)."""
     n_features = Z.shape[1]
     if np.asarray(periodic).dtype != bool:
         raise TypeError(f"periodic expects booleans, but got {periodic!r}.")
@@ -160,17 +188,25 @@ def box(bin_range, periodic, Z, weights):
     elif _is_quantiles(bin_range):
         low, high = weighted_quantiles(Z, weights, bin_range[1:])
     else:
-        low, high = (per_dimension("each end of bin_range", end, n_features).astype(np.float64) for end in bin_range)
+        low, high = (
+            per_dimension("each end of bin_range", end, n_features).astype(np.float64)
+            for end in bin_range
+        )
     if isinstance(bin_range, str) or _is_quantiles(bin_range):
         low, high = np.where(periodic, 0.0, low), np.where(periodic, 1.0, high)
     with np.errstate(over="ignore"):
         if not np.isfinite(high - low).all():
-            raise ValueError("The range of the codes is too large: its width overflows. Rescale the codes.")
+            raise ValueError(
+                "The range of the codes is too large: its width overflows. Rescale the codes."
+            )
     return low, high, periodic
 
 
 def per_dimension(name, value, n_features):
     """An array of one value a dimension, from such an array or from a single value for all."""
     if np.ndim(value) and np.shape(value) != (n_features,):
-        raise ValueError(f"{name} expects one value, or one for each of the {n_features} features, but got {value!r}.")
+        raise ValueError(
+            f"{name} expects one value, or one for each of the {n_features} features, but got "
+            f"{value!r}."
+        )
     return np.broadcast_to(value, n_features)

@@ -1,11 +1,13 @@
-"""Histograms that hold occupied cells only, in any number of dimensions, and how many bins they should have."""
+"""Histograms that hold occupied cells only, in any number of dimensions, and how many bins they
+should have."""
 
 import numpy as np
 from scipy.special import log_expit
 
 _MOST_BINS = 4096
 _PATIENCE = 6
-"""Numbers of bins, each 1.4 times the last, that are tried without improvement: up to 8 times the best."""
+"""Numbers of bins, each 1.4 times the last, that are tried without improvement: up to 8 times the
+best."""
 
 _EVIDENCE = 1.0
 """Nats by which all codes together must favour more bins: less is noise."""
@@ -15,19 +17,21 @@ _LOGITS = np.linspace(-14.0, 14.0, 29)[:, np.newaxis]
 
 
 def row_keys(bins):
-    """Return a byte string a row of an array of unsigned integers (n, d): strings sort and compare as the rows do.
+    """Return a byte string a row of an array of unsigned integers (n, d): strings sort and compare
+    as the rows do.
 
-    Big-endian bytes make that so. NumPy's strings drop trailing zeros, which changes neither order nor equality at one length.
-    """
+    Big-endian bytes make that so. NumPy's strings drop trailing zeros, which changes neither order
+    nor equality at one length."""
     rows = np.ascontiguousarray(bins, dtype=bins.dtype.newbyteorder(">"))
     return rows.view(f"S{rows.itemsize * rows.shape[1]}").ravel()
 
 
 def tabulate(bins, weights):
-    """Return the distinct rows of bins (n, d) in lexicographic order, and the sum of the weights (n,) of each.
+    """Return the distinct rows of bins (n, d) in lexicographic order, and the sum of the weights
+    (n,) of each.
 
-    Equal rows add up in the order of their weights, so that the order of the rows has no influence even on the last digit.
-    """
+    Equal rows add up in the order of their weights, so that the order of the rows has no influence
+    even on the last digit."""
     keys = row_keys(bins)
     order = np.argsort(keys) if (weights == 1).all() else np.lexsort((weights, keys))
     keys = keys[order]
@@ -36,22 +40,26 @@ def tabulate(bins, weights):
 
 
 def look_up(bins, table, counts):
-    """Return the counts (n,) of the rows of bins (n, d) in a table of distinct sorted rows (B, d): zero where it has no such row."""
+    """Return the counts (n,) of the rows of bins (n, d) in a table of distinct sorted rows (B, d):
+    zero where it has no such row."""
     keys, queries = row_keys(table), row_keys(bins)
     rows = np.minimum(np.searchsorted(keys, queries), len(keys) - 1)
     return np.where(keys[rows] == queries, counts[rows], 0.0)
 
 
 def held_out_gains(counts, log_n_cells):
-    """Return by how many nats all codes, each left out in turn, are more likely under a histogram of the others than in a uniform box.
+    """Return by how many nats all codes, each left out in turn, are more likely under a histogram
+    of the others than in a uniform box.
 
-    A code that is alone in its cell would have no likelihood. The histogram is therefore mixed with the uniform distribution in some
-    fraction a: ``sum_b N_b log((1 - a) M (N_b - 1) / (n - 1) + a)``, over the counts N_b of the occupied ones of M cells.
+    A code that is alone in its cell would have no likelihood. The histogram is therefore mixed with
+    the uniform distribution in some fraction a: ``sum_b N_b log((1 - a) M (N_b - 1) / (n - 1) +
+    a)``, over the counts N_b of the occupied ones of M cells.
 
     Parameters
     ----------
     counts : list of ndarray
-        Counts of the occupied cells, an array for each class, whose codes are predicted from their own class.
+        Counts of the occupied cells, an array for each class, whose codes are predicted from their
+        own class.
     log_n_cells : float
         Logarithm of M, which may be far beyond the range of a float.
 
@@ -66,15 +74,19 @@ def held_out_gains(counts, log_n_cells):
         others = np.maximum(values - 1, 0.0) / max(of_class.sum() - 1, 1.0)
         with np.errstate(divide="ignore"):
             log_ratio = np.log(others) + log_n_cells
-        gains += np.logaddexp(log_expit(-_LOGITS) + log_ratio, log_expit(_LOGITS)) @ (times * values)
+        gains += np.logaddexp(log_expit(-_LOGITS) + log_ratio, log_expit(_LOGITS)) @ (
+            times * values
+        )
     return gains
 
 
 def choose_n_bins(grid_of, Z, labels, weights):
-    """Return the number of bins a dimension, the same for all, under which codes predict each other best.
+    """Return the number of bins a dimension, the same for all, under which codes predict each other
+    best.
 
-    The histogram of all dimensions decides as long as it predicts: where even the best leaves most of a held-out code's likelihood to the
-    uniform distribution, codes hardly ever share a cell, and the histograms of single dimensions decide by the sum of their gains.
+    The histogram of all dimensions decides as long as it predicts: where even the best leaves most
+    of a held-out code's likelihood to the uniform distribution, codes hardly ever share a cell, and
+    the histograms of single dimensions decide by the sum of their gains.
 
     Parameters
     ----------
@@ -93,20 +105,29 @@ def choose_n_bins(grid_of, Z, labels, weights):
     def joint(n_bins):
         grid = grid_of(n_bins)
         bins = grid.quantize(Z)
-        return held_out_gains([tabulate(bins[labels == c], weights[labels == c])[1] for c in range(n_classes)], grid.log_n_cells)
+        return held_out_gains(
+            [tabulate(bins[labels == c], weights[labels == c])[1] for c in range(n_classes)],
+            grid.log_n_cells,
+        )
 
     def marginal(n_bins):
         grid = grid_of(n_bins)
         cells = (labels * n_bins + column for column in grid.quantize(Z).T[~grid.flat])
-        counts = (np.bincount(cell, weights, n_classes * n_bins).reshape(n_classes, n_bins) for cell in cells)
-        return sum(held_out_gains([row[row > 0] for row in rows], np.log(n_bins)) for rows in counts)
+        counts = (
+            np.bincount(cell, weights, n_classes * n_bins).reshape(n_classes, n_bins)
+            for cell in cells
+        )
+        return sum(
+            held_out_gains([row[row > 0] for row in rows], np.log(n_bins)) for rows in counts
+        )
 
     n_bins, logit = _best(joint, weights.sum())
     return n_bins if logit <= 0 else _best(marginal, weights.sum())[0]
 
 
 def _best(gains_of, n_codes):
-    """The number of bins with the largest gain, and the logit of the uniform fraction then; of one bin, all is uniform."""
+    """The number of bins with the largest gain, and the logit of the uniform fraction then; of one
+    bin, all is uniform."""
     best, largest, n_behind = (1, np.inf), 0.0, 0
     for n_bins in _candidates(n_codes):
         gains = gains_of(n_bins)
@@ -119,6 +140,7 @@ def _best(gains_of, n_codes):
 
 
 def _candidates(most):
-    """2, 3, 4, 6, 8, 11, 16, ...: powers of the root of two, rounded, but no more bins than codes."""
+    """2, 3, 4, 6, 8, 11, 16, ...: powers of the root of two, rounded, but no more bins than
+    codes."""
     powers = np.round(2.0 ** np.arange(1, np.log2(_MOST_BINS) + 0.25, 0.5)).astype(int).tolist()
     return [n_bins for n_bins in powers if n_bins <= most]

@@ -18,11 +18,13 @@ class LatentSampler(BaseEstimator):
     Parameters
     ----------
     embedder : estimator
-        Any with `transform` and `inverse_transform`: `QLVMEmbedding`, PCA, a Pipeline of such. It is cloned; one that is already fitted
-        stays as it is inside a `sklearn.frozen.FrozenEstimator`.
+        Any with `transform` and `inverse_transform`: `QLVMEmbedding`, PCA, a Pipeline of such. It
+        is cloned; one that is already fitted stays as it is inside a
+        `sklearn.frozen.FrozenEstimator`.
     sampler : estimator, default=None
-        Any with `fit` and `sample`: `PMFSampler`, `sklearn.mixture.GaussianMixture`, `sklearn.neighbors.KernelDensity`. None is a
-        `PMFSampler`, with bins around the circle where the embedding says by `latent_period_` that its codes are periodic.
+        Any with `fit` and `sample`: `PMFSampler`, `sklearn.mixture.GaussianMixture`,
+        `sklearn.neighbors.KernelDensity`. None is a `PMFSampler`, with bins around the circle where
+        the embedding says by `latent_period_` that its codes are periodic.
 
     Attributes
     ----------
@@ -67,7 +69,9 @@ class LatentSampler(BaseEstimator):
             _check_methods("sampler", self.sampler, ("fit", "sample"))
         with all_or_nothing(self):
             self.embedder_ = clone(self.embedder).fit(X, y)
-            sampler = _default_sampler(self.embedder_) if self.sampler is None else clone(self.sampler)
+            sampler = (
+                _default_sampler(self.embedder_) if self.sampler is None else clone(self.sampler)
+            )
             self.sampler_ = sampler.fit(self.embedder_.transform(X), y)
         return self
 
@@ -111,7 +115,8 @@ class LatentSampler(BaseEstimator):
         if label is not None:
             if "label" not in takes:
                 raise ValueError(
-                    f"label={label!r} needs a sampler with classes, but got {type(sampler).__name__}. Use PMFSampler(conditional=True)."
+                    f"label={label!r} needs a sampler with classes, but got "
+                    f"{type(sampler).__name__}. Use PMFSampler(conditional=True)."
                 )
             options["label"] = label
         if random_state is not None:
@@ -140,7 +145,8 @@ class LatentSampler(BaseEstimator):
 
 
 def _default_sampler(embedder):
-    """A PMFSampler for the codes of a fitted embedder, around circles where its last step says they are periodic."""
+    """A PMFSampler for the codes of a fitted embedder, around circles where its last step says they
+    are periodic."""
     while hasattr(embedder, "steps"):
         embedder = embedder.steps[-1][1]
     period = getattr(embedder, "latent_period_", None)
@@ -151,4 +157,7 @@ def _check_methods(name, estimator, methods):
     """Raise unless an estimator has the methods that are needed of it."""
     missing = [method for method in methods if not hasattr(estimator, method)]
     if missing:
-        raise TypeError(f"{name} expects an estimator with {', '.join(methods)}, but {estimator!r} has no {', '.join(missing)}.")
+        raise TypeError(
+            f"{name} expects an estimator with {', '.join(methods)}, but {estimator!r} has no "
+            f"{', '.join(missing)}."
+        )

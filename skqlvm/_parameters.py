@@ -1,4 +1,5 @@
-"""Checks of single parameters, which need no torch; every message says what was expected, what came, and what to do."""
+"""Checks of single parameters, which need no torch; every message says what was expected, what
+came, and what to do."""
 
 from math import isfinite
 from numbers import Integral, Real
@@ -28,5 +29,10 @@ def check_number(name, value, minimum=0.0, below=float("inf"), *, open_minimum=F
     expected = f"{name} expects a number in {interval}, but got {value!r}."
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(expected)
-    if not isfinite(value) or value < minimum or value >= below or (open_minimum and value == minimum):
+    if (
+        not isfinite(value)
+        or value < minimum
+        or value >= below
+        or (open_minimum and value == minimum)
+    ):
         raise ValueError(expected)

@@ -17,32 +17,38 @@ _BATCH_COORDINATES = 2**16
 
 
 class PMFSampler(DensityMixin, BaseEstimator):
-    """Estimate the density of codes, and sample from it, by quantisation and a probability mass function.
+    """Estimate the density of codes, and sample from it, by quantisation and a probability mass
+    function.
 
-    Every dimension is cut into bins of equal width, and each occupied cell b of this grid gets the fraction w_b of the codes in it. A
-    sample is a cell, drawn with these weights, and a uniform point in it. The density is ``p(z) = w_b / prod_l width_l``, and zero outside
-    the occupied cells.
-    Fitting takes time and memory in proportion to the size of Z.
+    Every dimension is cut into bins of equal width, and each occupied cell b of this grid gets the
+    fraction w_b of the codes in it. A sample is a cell, drawn with these weights, and a uniform
+    point in it. The density is ``p(z) = w_b / prod_l width_l``, and zero outside the occupied
+    cells. Fitting takes time and memory in proportion to the size of Z.
 
-    With more than a few dimensions nearly every code is alone in its cell, whatever the number of bins. Then samples are codes of the
-    training data, moved by less than a bin: compare `n_bins_occupied_` with the number of codes.
+    With more than a few dimensions nearly every code is alone in its cell, whatever the number of
+    bins. Then samples are codes of the training data, moved by less than a bin: compare
+    `n_bins_occupied_` with the number of codes.
 
     Parameters
     ----------
     n_bins : int, array-like of int of shape (n_features,) or "auto", default="auto"
-        Bins a dimension. "auto" is the number, the same for all dimensions, with the largest leave-one-out likelihood, when a code that is
-        alone in its cell is left to a uniform distribution over the box; where that predicts most codes best, the sum of the likelihoods of
-        the single dimensions decides instead. Weights then count codes. Codes rounded to few distinct values get narrow bins.
+        Bins a dimension. "auto" is the number, the same for all dimensions, with the largest
+        leave-one-out likelihood, when a code that is alone in its cell is left to a uniform
+        distribution over the box; where that predicts most codes best, the sum of the likelihoods
+        of the single dimensions decides instead. Weights then count codes. Codes rounded to few
+        distinct values get narrow bins.
     bin_range : "minmax", ("quantile", float, float) or (low, high), default="minmax"
-        The box: the extremes of the codes; two of their quantiles, such as ("quantile", 0.01, 0.99); or numbers, or arrays of shape
-        (n_features,), in units of the codes. Codes outside are counted in the outermost bins.
+        The box: the extremes of the codes; two of their quantiles, such as ("quantile", 0.01,
+        0.99); or numbers, or arrays of shape (n_features,), in units of the codes. Codes outside
+        are counted in the outermost bins.
     periodic : bool or array-like of bool of shape (n_features,), default=False
-        Dimensions that are circles. Their range is one period, into which codes are wrapped: (low, high) if `bin_range` has numbers, else
-        [0, 1), as for codes in turns.
+        Dimensions that are circles. Their range is one period, into which codes are wrapped: (low,
+        high) if `bin_range` has numbers, else [0, 1), as for codes in turns.
     within_bin : {"uniform", "center"}, default="uniform"
         Where in its bin a sample lies. The density is that of "uniform".
     smoothing : float, default=0.0
-        Fraction in [0, 1) of the mass that is spread uniformly over the box, so that the density is positive all over it.
+        Fraction in [0, 1) of the mass that is spread uniformly over the box, so that the density is
+        positive all over it.
     conditional : bool, default=False
         Estimate a density for each class of y, over the same bins. If False, y is ignored.
     random_state : int, RandomState or None, default=None
@@ -51,7 +57,8 @@ class PMFSampler(DensityMixin, BaseEstimator):
     Attributes
     ----------
     bins_ : ndarray of shape (n_bins_occupied_, n_features)
-        The occupied cells, a bin number a dimension, in lexicographic order; if `conditional`, those of the first class first.
+        The occupied cells, a bin number a dimension, in lexicographic order; if `conditional`,
+        those of the first class first.
     weights_ : ndarray of shape (n_bins_occupied_,)
         Their masses; all of them sum to 1.
     bin_labels_ : ndarray of shape (n_bins_occupied_,)
@@ -69,8 +76,8 @@ class PMFSampler(DensityMixin, BaseEstimator):
 
     References
     ----------
-    Bouayed, Iaccovelli and Naccache, Sampling from autoencoders' latent space via quantization and probability mass function concepts,
-    arXiv 2308.10704.
+    Bouayed, Iaccovelli and Naccache, Sampling from autoencoders' latent space via quantization and
+    probability mass function concepts, arXiv 2308.10704.
 
     Examples
     --------
@@ -125,8 +132,9 @@ class PMFSampler(DensityMixin, BaseEstimator):
     def partial_fit(self, Z, y=None, sample_weight=None):
         """Count further codes in the bins of the first call.
 
-        With numbers for `n_bins` and `bin_range`, calls on parts of Z equal one fit on all of it. A call takes time in proportion to the
-        occupied bins there are, too: give it many codes at once.
+        With numbers for `n_bins` and `bin_range`, calls on parts of Z equal one fit on all of it. A
+        call takes time in proportion to the occupied bins there are, too: give it many codes at
+        once.
 
         Parameters
         ----------
@@ -161,7 +169,8 @@ class PMFSampler(DensityMixin, BaseEstimator):
     def score_samples(self, Z, *, label=None):
         """Return the log density of codes, in nats: minus infinity where it is zero.
 
-        A dimension in which all training codes were equal has no density: that of the others is returned, or minus infinity off the value.
+        A dimension in which all training codes were equal has no density: that of the others is
+        returned, or minus infinity off the value.
 
         Parameters
         ----------
@@ -177,7 +186,9 @@ class PMFSampler(DensityMixin, BaseEstimator):
         self._check_fixed_parameters()
         Z = self._validated(Z, reset=False)
         bins, segments = self._grid.quantize(Z), self._segments(label)
-        mass = sum(_histograms.look_up(bins, self.bins_[rows], self._counts[rows]) for rows in segments)
+        mass = sum(
+            _histograms.look_up(bins, self.bins_[rows], self._counts[rows]) for rows in segments
+        )
         total = sum(self._counts[rows].sum() for rows in segments)
         with np.errstate(divide="ignore"):
             in_bin = np.log1p(-self.smoothing) + np.log(mass / total) + self._grid.log_n_cells
@@ -187,7 +198,8 @@ class PMFSampler(DensityMixin, BaseEstimator):
     def score(self, Z, y=None):
         """Return the mean of `score_samples` over codes, in nats.
 
-        Codes outside the box make it minus infinity: compare ranges that hold all codes, and use `smoothing`.
+        Codes outside the box make it minus infinity: compare ranges that hold all codes, and use
+        `smoothing`.
 
         Parameters
         ----------
@@ -225,7 +237,8 @@ class PMFSampler(DensityMixin, BaseEstimator):
         return Z
 
     def sample_batches(self, n_samples, batch_size=10_000, random_state=None, *, label=None):
-        """Draw codes in batches: those of `sample` with the same seed, without holding more than a batch.
+        """Draw codes in batches: those of `sample` with the same seed, without holding more than a
+        batch.
 
         Parameters
         ----------
@@ -248,9 +261,14 @@ class PMFSampler(DensityMixin, BaseEstimator):
         _parameters.check_integer("batch_size", batch_size)
         segments = self._segments(label)
         rows = slice(segments[0].start, segments[-1].stop)
-        seed = check_random_state(self.random_state if random_state is None else random_state).randint(2**31 - 1, size=4)
-        # one stream for cells and one for places: each code takes equally many numbers from them, whatever the batches
-        streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed.tolist()).spawn(2)]
+        seed = check_random_state(
+            self.random_state if random_state is None else random_state
+        ).randint(2**31 - 1, size=4)
+        # one stream for cells and one for places: each code takes equally many numbers from them,
+        # whatever the batches
+        streams = [
+            np.random.default_rng(child) for child in np.random.SeedSequence(seed.tolist()).spawn(2)
+        ]
         sizes = (min(batch_size, n_samples - start) for start in range(0, n_samples, batch_size))
         cumulative = np.cumsum(self._counts[rows])
         return (self._draw(size, self.bins_[rows], cumulative, *streams) for size in sizes)
@@ -264,8 +282,10 @@ class PMFSampler(DensityMixin, BaseEstimator):
         return hasattr(self, "_grid")
 
     def _draw(self, n_samples, table, cumulative, cells, places):
-        """Draw codes from the rows of a table of occupied bins, in proportion to the steps of their cumulative counts."""
-        # one number says whether the code comes from the uniform part, and else which cell it comes from
+        """Draw codes from the rows of a table of occupied bins, in proportion to the steps of their
+        cumulative counts."""
+        # one number says whether the code comes from the uniform part, and else which cell it comes
+        # from
         choice = (cells.random(n_samples) - self.smoothing) / (1 - self.smoothing)
         rows = np.searchsorted(cumulative, choice * cumulative[-1], side="right")
         bins = table[np.minimum(rows, len(table) - 1)].astype(np.int64)
@@ -276,12 +296,17 @@ class PMFSampler(DensityMixin, BaseEstimator):
             anywhere = within[choice < 0] * self._grid.n_bins
             bins[choice < 0] = anywhere
             within[choice < 0] = anywhere - np.floor(anywhere)
-        return self._grid.place(bins + (0.5 if self.within_bin == "center" else within), bins, self._dtype)
+        return self._grid.place(
+            bins + (0.5 if self.within_bin == "center" else within), bins, self._dtype
+        )
 
     def _fit(self, Z, y, sample_weight, *, anew):
         self._check_parameters()
         if not anew and self.conditional != hasattr(self, "classes_"):
-            raise ValueError(f"conditional={self.conditional} cannot continue a fit that had {not self.conditional}. Fit anew, with fit.")
+            raise ValueError(
+                f"conditional={self.conditional} cannot continue a fit that had "
+                f"{not self.conditional}. Fit anew, with fit."
+            )
         Z = self._validated(Z, reset=anew)
         weights = _checked_weights(sample_weight, len(Z))
         y = _checked_classes(y, Z) if self.conditional else np.zeros(len(Z), np.int8)
@@ -302,21 +327,29 @@ class PMFSampler(DensityMixin, BaseEstimator):
             return grid_of(per_dimension("n_bins", self.n_bins, Z.shape[1]))
         if weights.sum() <= 1 < len(Z):
             raise ValueError(
-                f"n_bins='auto' expects sample_weight to count codes, but it sums to {weights.sum():g} over {len(Z)} codes. "
+                "n_bins='auto' expects sample_weight to count codes, but it sums to "
+                f"{weights.sum():g} over {len(Z)} codes. "
                 "Multiply it by the number of codes, or give n_bins."
             )
-        return grid_of(_histograms.choose_n_bins(grid_of, Z, np.unique(y, return_inverse=True)[1], weights))
+        return grid_of(
+            _histograms.choose_n_bins(grid_of, Z, np.unique(y, return_inverse=True)[1], weights)
+        )
 
     def _count(self, bins, y, weights, *, anew):
         """Count codes, class by class, and add what was counted before."""
-        before = {} if anew else dict(zip(self._classes.tolist(), self._segments(None), strict=True))
+        before = (
+            {} if anew else dict(zip(self._classes.tolist(), self._segments(None), strict=True))
+        )
         classes = np.unique(y) if anew else np.union1d(self._classes, y)
         tables = []
         for label in classes.tolist():
             cells, counts = bins[y == label], weights[y == label]
             if label in before:
                 rows = before[label]
-                cells, counts = np.concatenate([self.bins_[rows], cells]), np.concatenate([self._counts[rows], counts])
+                cells, counts = (
+                    np.concatenate([self.bins_[rows], cells]),
+                    np.concatenate([self._counts[rows], counts]),
+                )
             tables.append(_histograms.tabulate(cells, counts))
         sizes = [len(counts) for _, counts in tables]
         self._classes, self._ends = classes, np.cumsum(sizes)
@@ -331,11 +364,15 @@ class PMFSampler(DensityMixin, BaseEstimator):
 
     def _segments(self, label):
         """Slices of the occupied bins: that of a class, or of all classes one after the other."""
-        segments = [slice(start, end) for start, end in zip([0, *self._ends[:-1]], self._ends, strict=True)]
+        segments = [
+            slice(start, end) for start, end in zip([0, *self._ends[:-1]], self._ends, strict=True)
+        ]
         if label is None:
             return segments
         if not hasattr(self, "classes_"):
-            raise ValueError(f"label={label!r} needs a density for each class. Fit with conditional=True and y.")
+            raise ValueError(
+                f"label={label!r} needs a density for each class. Fit with conditional=True and y."
+            )
         if label not in self.classes_.tolist():
             raise ValueError(f"label expects one of {self.classes_.tolist()}, but got {label!r}.")
         return [segments[self.classes_.tolist().index(label)]]
@@ -350,7 +387,9 @@ class PMFSampler(DensityMixin, BaseEstimator):
         for value in () if isinstance(self.n_bins, str) else np.ravel(self.n_bins).tolist():
             _parameters.check_integer("each entry of n_bins", value)
             if value > _MOST_BINS:
-                raise ValueError(f"n_bins expects integers of at most {_MOST_BINS}, but got {value}.")
+                raise ValueError(
+                    f"n_bins expects integers of at most {_MOST_BINS}, but got {value}."
+                )
         check_range(self.bin_range)
 
     def _check_fixed_parameters(self):
@@ -363,19 +402,31 @@ def _checked_weights(sample_weight, n_samples):
     """Weights as float64, ones if there are none."""
     if sample_weight is None:
         return np.ones(n_samples)
-    weights = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
+    weights = check_array(
+        sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight"
+    )
     if weights.shape != (n_samples,):
-        raise ValueError(f"sample_weight expects one weight for each of the {n_samples} samples, but got shape {weights.shape}.")
+        raise ValueError(
+            f"sample_weight expects one weight for each of the {n_samples} samples, but got "
+            f"shape {weights.shape}."
+        )
     if weights.min() < 0:
-        raise ValueError(f"sample_weight expects nonnegative weights, but got a minimum of {weights.min():g}.")
+        raise ValueError(
+            f"sample_weight expects nonnegative weights, but got a minimum of {weights.min():g}."
+        )
     if not weights.any():
-        raise ValueError("sample_weight expects at least one positive weight, but all weights are zero.")
+        raise ValueError(
+            "sample_weight expects at least one positive weight, but all weights are zero."
+        )
     return weights
 
 
 def _checked_classes(y, Z):
     if y is None:
-        raise ValueError("conditional=True expects y, the class of each code, but got None. Give y, or use conditional=False.")
+        raise ValueError(
+            "conditional=True expects y, the class of each code, but got None. Give y, or use "
+            "conditional=False."
+        )
     y = column_or_1d(check_array(y, ensure_2d=False, dtype=None, input_name="y"))
     check_consistent_length(Z, y)
     return y

@@ -4,7 +4,8 @@ import sys
 
 
 class Progress:
-    """A progress line on stderr: tqdm's where it is installed, else one line a record; nothing unless verbose."""
+    """A progress line on stderr: tqdm's where it is installed, else one line a record; nothing
+    unless verbose."""
 
     def __init__(self, n_steps, verbose, name):
         self.n_steps, self.verbose, self.name, self.bar = n_steps, verbose, name, None

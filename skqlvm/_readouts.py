@@ -1,4 +1,5 @@
-"""What `transform` reads off a posterior on the torus, and how `inverse_transform` reads it back."""
+"""What `transform` reads off a posterior on the torus, and how `inverse_transform` reads it
+back."""
 
 import numpy as np
 
@@ -24,12 +25,14 @@ def check_columns(Z, output, expected):
     """Raise unless Z has as many columns as an output."""
     if Z.shape[1] != expected:
         raise ValueError(
-            f"Z has {Z.shape[1]} columns, but inverse_transform of output={output!r} expects {expected}. Give what transform returns."
+            f"Z has {Z.shape[1]} columns, but inverse_transform of output={output!r} expects "
+            f"{expected}. Give what transform returns."
         )
 
 
 def n_columns(output, n_components, order):
-    """Number of columns of an output: coordinates, cosines and sines, or moments of harmonics up to an order."""
+    """Number of columns of an output: coordinates, cosines and sines, or moments of harmonics up to
+    an order."""
     if output == "moments":
         return networks.TorusBasis(n_components, order).n_features
     return n_components * (2 if output == "cartesian" else 1)
@@ -44,7 +47,8 @@ def embed(weights, points, embedding, output, order):
 
 
 def turns(Z, output, n_components):
-    """Coordinates in [0, 1) of what `embed` returned; of the moments, the first harmonics say where a row lies."""
+    """Coordinates in [0, 1) of what `embed` returned; of the moments, the first harmonics say where
+    a row lies."""
     z = Z.astype(np.float64)
     if output != "turns":
         half = Z.shape[1] // 2

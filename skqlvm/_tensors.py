@@ -26,12 +26,14 @@ class Rows:
 
 
 def as_tensor(X, device):
-    """Return an array as a tensor on a device; copied if it is read-only or has strides that torch cannot take."""
+    """Return an array as a tensor on a device; copied if it is read-only or has strides that torch
+    cannot take."""
     return torch.from_numpy(np.require(X, requirements=["C", "A", "W"])).to(device)
 
 
 def resolve_device(device):
-    """Return the torch device that a parameter names; "auto" is a GPU if there is one, else the processor."""
+    """Return the torch device that a parameter names; "auto" is a GPU if there is one, else the
+    processor."""
     if isinstance(device, str) and device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -39,7 +41,9 @@ def resolve_device(device):
         torch.zeros(1, dtype=torch.float64, device=resolved).item()
     except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
         available = ["auto", "cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise ValueError(f"device expects one that is available here, such as {available}, but got {device!r}.") from error
+        raise ValueError(
+            f"device expects one that is available here, such as {available}, but got {device!r}."
+        ) from error
     return resolved
 
 
@@ -50,7 +54,8 @@ def random_seed(random_state):
 
 @contextmanager
 def seeded(seed, device):
-    """Seed torch's global generators for what draws from them (initialisation, dropout), and restore them."""
+    """Seed torch's global generators for what draws from them (initialisation, dropout), and
+    restore them."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(seed)

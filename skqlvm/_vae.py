@@ -28,9 +28,10 @@ OBJECTIVES = {
 class VAEEmbedding(AmortizedModel):
     """Embed data by a variational autoencoder, or one of its relatives, and score it fairly.
 
-    An encoder proposes a normal posterior q(z | x) for each row, a decoder maps its draws to the parameters of p(x | z), and both are
-    trained on the evidence lower bound ``E_q[log p(x | z)] - KL(q || p)``. Decoders, likelihoods and training are those of
-    `QLVMEmbedding`, and in up to three dimensions so is the score: the marginal likelihood by quadrature, not the bound.
+    An encoder proposes a normal posterior q(z | x) for each row, a decoder maps its draws to the
+    parameters of p(x | z), and both are trained on the evidence lower bound ``E_q[log p(x | z)] -
+    KL(q || p)``. Decoders, likelihoods and training are those of `QLVMEmbedding`, and in up to
+    three dimensions so is the score: the marginal likelihood by quadrature, not the bound.
 
     Parameters
     ----------
@@ -39,11 +40,12 @@ class VAEEmbedding(AmortizedModel):
     covariance_type : {"diagonal", "low_rank", "full"}, default="diagonal"
         Covariance of q(z | x): independent coordinates, these plus one common factor, or any.
     latent : {"normal", "torus"}, default="normal"
-        A standard normal prior, or the torus of `QLVMEmbedding` with its uniform prior and a normal posterior wound around it, in up to
-        three dimensions.
+        A standard normal prior, or the torus of `QLVMEmbedding` with its uniform prior and a normal
+        posterior wound around it, in up to three dimensions.
     objective : {"elbo", "autoencoder", "wae_mmd", "infovae"}, default="elbo"
-        Reconstruction less ``beta`` times KL(q || p), less nothing, less ``mmd_weight`` times the maximum mean discrepancy between codes
-        and prior, or less both. "autoencoder" and "wae_mmd" decode the encoder's mean, and leave no posterior.
+        Reconstruction less ``beta`` times KL(q || p), less nothing, less ``mmd_weight`` times the
+        maximum mean discrepancy between codes and prior, or less both. "autoencoder" and "wae_mmd"
+        decode the encoder's mean, and leave no posterior.
     beta : float, default=1.0
         Weight of the divergence; above 1 it is a beta-VAE.
     mmd_weight : float, default=100.0
@@ -53,15 +55,18 @@ class VAEEmbedding(AmortizedModel):
     noise_variance : {"spherical", "diagonal"} or float, default="spherical"
         Of the Gaussian: learned, one for all features or one each, or fixed, in squared units of X.
     encoder : {"mlp", "conv"} or callable, default="mlp"
-        A callable maps (n_features, n_outputs) to a torch module from data, standardised for the Gaussian, of shape (n, n_features) to
-        what shapes the posteriors, of shape (n, n_outputs). It has to run in float32 and float64.
+        A callable maps (n_features, n_outputs) to a torch module from data, standardised for the
+        Gaussian, of shape (n, n_features) to what shapes the posteriors, of shape (n, n_outputs).
+        It has to run in float32 and float64.
     decoder : {"mlp", "conv"} or callable, default="mlp"
-        A callable maps (n_components, n_features) to a torch module from latent points, of shape (m, n_components), to outputs of shape
-        (m, n_features), where 0 is the mean of the data and 1 their scale (logits for the Bernoulli).
+        A callable maps (n_components, n_features) to a torch module from latent points, of shape
+        (m, n_components), to outputs of shape (m, n_features), where 0 is the mean of the data and
+        1 their scale (logits for the Bernoulli).
     hidden_layer_sizes : tuple of int, default=(256, 256)
         Of the built-in encoders and decoders.
     harmonic_order : int or "auto", default="auto"
-        Highest order of the harmonics that decoders on the torus start from, as for `QLVMEmbedding`.
+        Highest order of the harmonics that decoders on the torus start from, as for
+        `QLVMEmbedding`.
     image_shape : tuple of int, optional
         (channels, height, width) of a row, for ``"conv"``.
     max_iter : int or "auto", default="auto"
@@ -73,7 +78,8 @@ class VAEEmbedding(AmortizedModel):
     weight_decay : float, default=0.0
         Decoupled decay of weight matrices.
     validation_fraction : float, default=0.1
-        Part of the rows (2000 at most) held out to choose the best weights by. 0 trains on everything and keeps the last weights.
+        Part of the rows (2000 at most) held out to choose the best weights by. 0 trains on
+        everything and keeps the last weights.
     n_iter_no_change : int or None, default=20
         Validations without improvement, of which a fit makes about 60, after which training stops.
     matmul_precision : {"highest", "high", "medium"}, default="medium"
@@ -92,9 +98,11 @@ class VAEEmbedding(AmortizedModel):
     noise_variance_ : float or ndarray of shape (n_features,)
         Of a Gaussian, in squared units of X.
     n_points_eval_ : int
-        Points of the lattice that scores use: doubled until they changed by less than 0.01 nats a row. Up to three components only.
+        Points of the lattice that scores use: doubled until they changed by less than 0.01 nats a
+        row. Up to three components only.
     history_ : dict of list
-        "step", "loss" (minus the training objective in nats), "validation_loss" and "seconds" at every validation.
+        "step", "loss" (minus the training objective in nats), "validation_loss" and "seconds" at
+        every validation.
     n_iter_ : int
         Passes over the data, begun ones included.
     n_features_in_ : int
@@ -103,8 +111,9 @@ class VAEEmbedding(AmortizedModel):
 
     References
     ----------
-    Kingma and Welling, Auto-encoding variational Bayes, arXiv 1312.6114. Higgins et al., beta-VAE, ICLR 2017. Tolstikhin et al.,
-    Wasserstein auto-encoders, arXiv 1711.01558. Zhao et al., InfoVAE, arXiv 1706.02262.
+    Kingma and Welling, Auto-encoding variational Bayes, arXiv 1312.6114. Higgins et al., beta-VAE,
+    ICLR 2017. Tolstikhin et al., Wasserstein auto-encoders, arXiv 1711.01558. Zhao et al., InfoVAE,
+    arXiv 1706.02262.
 
     Examples
     --------
@@ -187,7 +196,11 @@ class VAEEmbedding(AmortizedModel):
             proposal, z, log_px_z = self._weighed(module, x, int(terms.draws), generator)
             kl = proposal.kl(z) if terms.kl else 0
             nats = objectives.elbo(log_px_z, kl, self.beta).mean()
-            return -nats + self.mmd_weight * self._discrepancy(z[:, 0], generator) if terms.mmd else -nats
+            return (
+                -nats + self.mmd_weight * self._discrepancy(z[:, 0], generator)
+                if terms.mmd
+                else -nats
+            )
 
         return loss
 
@@ -195,8 +208,8 @@ class VAEEmbedding(AmortizedModel):
 class IWAEEmbedding(AmortizedModel):
     """Embed data by an importance-weighted autoencoder.
 
-    As `VAEEmbedding`, but trained on ``E[log 1/K sum_k p(x, z_k) / q(z_k | x)]``, a bound on log p(x) that tightens with the number K of
-    draws from the encoder's posterior.
+    As `VAEEmbedding`, but trained on ``E[log 1/K sum_k p(x, z_k) / q(z_k | x)]``, a bound on log
+    p(x) that tightens with the number K of draws from the encoder's posterior.
 
     Parameters
     ----------
@@ -205,19 +218,22 @@ class IWAEEmbedding(AmortizedModel):
     n_importance_samples : int, default=10
         Draws a row, K.
     gradient : {"standard", "doubly_reparametrized"}, default="standard"
-        Of the encoder: that of the bound as it is, whose signal fades with K, or the doubly reparametrised one.
+        Of the encoder: that of the bound as it is, whose signal fades with K, or the doubly
+        reparametrised one.
     **others
-        All other parameters of `VAEEmbedding` but `objective`, `beta` and `mmd_weight`, with the same meanings and defaults.
+        All other parameters of `VAEEmbedding` but `objective`, `beta` and `mmd_weight`, with the
+        same meanings and defaults.
 
     Attributes
     ----------
-    decoder_, encoder_, likelihood_, noise_variance_, n_points_eval_, history_, n_iter_, n_features_in_, feature_names_in_
+    decoder_, encoder_, likelihood_, noise_variance_, n_points_eval_, history_, n_iter_,
+    n_features_in_, feature_names_in_
         As for `VAEEmbedding`.
 
     References
     ----------
-    Burda, Grosse and Salakhutdinov, Importance weighted autoencoders, arXiv 1509.00519. Tucker et al., Doubly reparameterized gradient
-    estimators for Monte Carlo objectives, arXiv 1810.04152.
+    Burda, Grosse and Salakhutdinov, Importance weighted autoencoders, arXiv 1509.00519. Tucker et
+    al., Doubly reparameterized gradient estimators for Monte Carlo objectives, arXiv 1810.04152.
 
     Examples
     --------
@@ -295,7 +311,11 @@ class IWAEEmbedding(AmortizedModel):
             proposal, z, log_px_z = self._weighed(module, x, self.n_importance_samples, generator)
             log_qz_x = (proposal.detached() if doubly else proposal).log_prob(z)
             log_w = log_px_z + prior.log_prob(z) - log_qz_x
-            bound = objectives.doubly_reparametrized(log_w, z) if doubly else objectives.log_mean_exp(log_w)
+            bound = (
+                objectives.doubly_reparametrized(log_w, z)
+                if doubly
+                else objectives.log_mean_exp(log_w)
+            )
             return -bound.mean()
 
         return loss

@@ -4,27 +4,40 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("skqlvm", deadline=None, derandomize=True, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "skqlvm",
+    deadline=None,
+    derandomize=True,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("skqlvm")
 
 
 def pytest_addoption(parser):
-    parser.addoption("--device", default="cpu", help="torch device to run the tests of the engine and the estimators on (cpu)")
+    parser.addoption(
+        "--device",
+        default="cpu",
+        help="torch device to run the tests of the engine and the estimators on (cpu)",
+    )
 
 
 def pytest_configure(config):
-    """Small products are not worth a second thread, and cost dearly where other work keeps the processor busy."""
+    """Small products are not worth a second thread, and cost dearly where other work keeps the
+    processor busy."""
     torch.set_num_threads(1)
 
 
 def pytest_runtest_setup(item):
-    """Modules initialise themselves from torch's global generator: the same in every run, and in every order of the tests."""
+    """Modules initialise themselves from torch's global generator: the same in every run, and in
+    every order of the tests."""
     torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
 def device(request):
-    """The torch device that --device names; its tests are skipped where torch has no such device."""
+    """The torch device that --device names; its tests are skipped where torch has no such
+    device."""
     name = request.config.getoption("--device")
     try:
         torch.empty(1, device=name)

@@ -1,4 +1,5 @@
-"""The decoded lattice gives the table of the likelihood itself, with fewer directions where the decoder has fewer."""
+"""The decoded lattice gives the table of the likelihood itself, with fewer directions where the
+decoder has fewer."""
 
 import pickle
 
@@ -27,7 +28,9 @@ def started(name, x):
 def outputs_of_rank(rank, m, d, generator):
     left = torch.randn(m, rank, dtype=torch.float64, generator=generator)
     right = torch.randn(rank, d, dtype=torch.float64, generator=generator)
-    return left @ right / max(rank, 1) ** 0.5 + torch.randn(d, dtype=torch.float64, generator=generator)
+    return left @ right / max(rank, 1) ** 0.5 + torch.randn(
+        d, dtype=torch.float64, generator=generator
+    )
 
 
 @given(
@@ -57,8 +60,12 @@ def test_atlas_finds_the_directions_that_outputs_vary_in(rank, generator):
     chart = atlas.chart(likelihoods.Bernoulli(31), outputs, lattices.lattice(2, 101))
     assert chart.coordinates.shape == (101, rank)
     assert chart.directions.shape == (rank, 31)
-    torch.testing.assert_close(chart.directions @ chart.directions.T, torch.eye(rank, dtype=torch.float64))
-    torch.testing.assert_close(chart.center + chart.coordinates @ chart.directions, outputs, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        chart.directions @ chart.directions.T, torch.eye(rank, dtype=torch.float64)
+    )
+    torch.testing.assert_close(
+        chart.center + chart.coordinates @ chart.directions, outputs, rtol=0, atol=1e-12
+    )
 
 
 def test_atlas_of_outputs_in_all_directions_is_their_natural_parameters(generator):
@@ -103,7 +110,9 @@ def test_atlas_keeps_directions_that_vary_little(generator):
     likelihood = likelihoods.Gaussian(31, 0.01)
     chart = atlas.chart(likelihood, outputs, lattices.lattice(2, 101))
     assert chart.coordinates.shape == (101, 3)
-    torch.testing.assert_close(chart.table(likelihood, x), likelihood.table(x, outputs), rtol=0, atol=1e-8)
+    torch.testing.assert_close(
+        chart.table(likelihood, x), likelihood.table(x, outputs), rtol=0, atol=1e-8
+    )
 
 
 def test_atlas_of_very_wide_data_is_not_factored(generator):
@@ -112,12 +121,16 @@ def test_atlas_of_very_wide_data_is_not_factored(generator):
     chart = atlas.chart(likelihoods.Bernoulli(2053), outputs, lattices.lattice(2, 7))
     assert chart.directions is None
     expected = likelihoods.Bernoulli(2053).table(x.double(), outputs.double())
-    torch.testing.assert_close(chart.table(likelihoods.Bernoulli(2053), x).double(), expected, rtol=0, atol=0.01)
+    torch.testing.assert_close(
+        chart.table(likelihoods.Bernoulli(2053), x).double(), expected, rtol=0, atol=0.01
+    )
 
 
 def test_table_leaves_data_and_atlas_as_they_were(generator):
     x = torch.rand(11, 31, dtype=torch.float64, generator=generator)
-    chart = atlas.chart(likelihoods.Bernoulli(31), outputs_of_rank(3, 101, 31, generator), lattices.lattice(2, 101))
+    chart = atlas.chart(
+        likelihoods.Bernoulli(31), outputs_of_rank(3, 101, 31, generator), lattices.lattice(2, 101)
+    )
     before = x.clone(), [tensor.clone() for tensor in chart]
     first = chart.table(likelihoods.Bernoulli(31), x)
     assert torch.equal(first, chart.table(likelihoods.Bernoulli(31), x))
@@ -128,7 +141,9 @@ def test_table_leaves_data_and_atlas_as_they_were(generator):
 def test_rows_of_the_table_do_not_depend_on_one_another(generator):
     x = torch.rand(11, 31, dtype=torch.float64, generator=generator)
     likelihood = started("bernoulli", x)
-    chart = atlas.chart(likelihood, outputs_of_rank(3, 101, 31, generator), lattices.lattice(2, 101))
+    chart = atlas.chart(
+        likelihood, outputs_of_rank(3, 101, 31, generator), lattices.lattice(2, 101)
+    )
     alone = torch.cat([chart.table(likelihood, row[None]) for row in x])
     torch.testing.assert_close(alone, chart.table(likelihood, x), rtol=0, atol=1e-11)
 
@@ -137,9 +152,13 @@ def test_rows_of_the_table_do_not_depend_on_one_another(generator):
 def test_atlas_on_the_processor_pickles(rank, generator, device):
     x = torch.rand(5, 31, dtype=torch.float64, generator=generator)
     chart = atlas.chart(
-        likelihoods.Bernoulli(31).to(device), outputs_of_rank(rank, 101, 31, generator).to(device), lattices.lattice(2, 101)
+        likelihoods.Bernoulli(31).to(device),
+        outputs_of_rank(rank, 101, 31, generator).to(device),
+        lattices.lattice(2, 101),
     )
     copy = pickle.loads(pickle.dumps(chart.cpu()))
     assert isinstance(copy, atlas.Atlas)
     expected = chart.table(likelihoods.Bernoulli(31).to(device), x.to(device)).cpu()
-    torch.testing.assert_close(copy.table(likelihoods.Bernoulli(31), x), expected, rtol=0, atol=1e-11)
+    torch.testing.assert_close(
+        copy.table(likelihoods.Bernoulli(31), x), expected, rtol=0, atol=1e-11
+    )

@@ -11,7 +11,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning"),
 ]
 
-TINY = QLVMEmbedding(n_points=34, n_points_eval=55, hidden_layer_sizes=(8,), harmonic_order=2, max_iter=2)
+TINY = QLVMEmbedding(
+    n_points=34, n_points_eval=55, hidden_layer_sizes=(8,), harmonic_order=2, max_iter=2
+)
 SMALL = {"hidden_layer_sizes": (8,), "max_iter": 2}
 ENCODER_MODELS = [
     VAEEmbedding(),
@@ -26,6 +28,15 @@ ENCODER_MODELS = [
 ]
 
 
-@parametrize_with_checks([QLVMEmbedding(), TINY, *ENCODER_MODELS, PMFSampler(), PMFSampler(n_bins=3, smoothing=0.1), LatentSampler(PCA())])
+@parametrize_with_checks(
+    [
+        QLVMEmbedding(),
+        TINY,
+        *ENCODER_MODELS,
+        PMFSampler(),
+        PMFSampler(n_bins=3, smoothing=0.1),
+        LatentSampler(PCA()),
+    ]
+)
 def test_estimator_check_passes(estimator, check):
     check(estimator)

@@ -1,4 +1,5 @@
-"""The architecture, read from the source: imports point down, importing is light, modules are small and silent."""
+"""The architecture, read from the source: imports point down, importing is light, modules are small
+and silent."""
 
 import ast
 import re
@@ -27,7 +28,8 @@ BELOW = {
     "objectives": {"precision", "lattices", "likelihoods", "posteriors"},
     "training": {"precision", "lattices", "likelihoods", "posteriors", "objectives"},
 }
-"""What each module of the engine may import of the engine: training -> objectives -> likelihoods, posteriors -> lattices, precision."""
+"""What each module of the engine may import of the engine: training -> objectives -> likelihoods,
+posteriors -> lattices, precision."""
 
 
 def name_of(path):
@@ -35,13 +37,18 @@ def name_of(path):
 
 
 def imports(path):
-    """Absolute names of all that a file imports, anywhere in it; of ``from a import b`` both a and a.b."""
+    """Absolute names of all that a file imports, anywhere in it; of ``from a import b`` both a and
+    a.b."""
     package = name_of(path) if path.stem == "__init__" else name_of(path).rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            module = resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
+            module = (
+                resolve_name("." * node.level + (node.module or ""), package)
+                if node.level
+                else node.module
+            )
             yield module
             yield from (f"{module}.{alias.name}" for alias in node.names)
 
@@ -58,7 +65,11 @@ def identify(path):
 
 @pytest.mark.parametrize("path", ENGINE, ids=identify)
 def test_engine_imports_torch_and_the_standard_library_only(path):
-    foreign = {name.split(".")[0] for name in imports(path)} - set(sys.stdlib_module_names) - {"torch", "skqlvm"}
+    foreign = (
+        {name.split(".")[0] for name in imports(path)}
+        - set(sys.stdlib_module_names)
+        - {"torch", "skqlvm"}
+    )
     assert not foreign
 
 
@@ -77,9 +88,12 @@ def test_places_in_the_engine_have_no_cycle():
 
 @pytest.mark.parametrize("path", FILES, ids=identify)
 def test_no_module_but_the_displays_and_the_command_line_imports_estimators(path):
-    """Estimators are the private modules at the top; they share bases, and only what shows or runs them stands above."""
+    """Estimators are the private modules at the top; they share bases, and only what shows or runs
+    them stands above."""
     estimators = {
-        name_of(file) for file in ROOT.glob("_*.py") if re.search(r"^class \w+Embedding\(", file.read_text(encoding="utf-8"), re.M)
+        name_of(file)
+        for file in ROOT.glob("_*.py")
+        if re.search(r"^class \w+Embedding\(", file.read_text(encoding="utf-8"), re.M)
     }
     assert estimators
     above = {"skqlvm.__main__", "skqlvm.display"}
@@ -89,8 +103,17 @@ def test_no_module_but_the_displays_and_the_command_line_imports_estimators(path
 @pytest.mark.parametrize("path", FILES, ids=identify)
 def test_imports_within_the_package_are_relative_and_exist(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    absolute = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level]
-    absolute += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    absolute = [
+        node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and not node.level
+    ]
+    absolute += [
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    ]
     assert not [name for name in absolute if name.split(".")[0] == "skqlvm"]
     assert all(find_spec(name) for name in modules_imported(path))
 
@@ -98,7 +121,11 @@ def test_imports_within_the_package_are_relative_and_exist(path):
 @pytest.mark.parametrize("path", FILES, ids=identify)
 def test_extras_are_imported_where_they_are_used(path):
     """Never at the top of a module: they may be missing."""
-    top = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    top = [
+        node
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
     names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module or "" for node in top if isinstance(node, ast.ImportFrom)}
     assert not {name.split(".")[0] for name in names} & {"matplotlib", "tqdm", "pandas"}
@@ -106,7 +133,12 @@ def test_extras_are_imported_where_they_are_used(path):
 
 @pytest.mark.parametrize("path", FILES, ids=identify)
 def test_only_public_scikit_learn_is_imported(path):
-    parts = {part for name in imports(path) if name.split(".")[0] == "sklearn" for part in name.split(".")}
+    parts = {
+        part
+        for name in imports(path)
+        if name.split(".")[0] == "sklearn"
+        for part in name.split(".")
+    }
     assert not [part for part in parts if part.startswith("_")]
 
 
@@ -118,7 +150,13 @@ def test_importing_the_package_is_light_and_silent():
         "assert not heavy, heavy\n"
         "assert 'QLVMEmbedding' in dir(skqlvm) and skqlvm.__version__"
     )
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -129,19 +167,41 @@ def test_public_names_resolve_and_others_do_not():
         _ = skqlvm.QLVM
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.name != "__main__.py"], ids=identify)
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.name != "__main__.py"], ids=identify
+)
 def test_nothing_prints(path):
-    calls = [node.func for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
-    assert not [call.lineno for call in calls if isinstance(call, ast.Name) and call.id in ("print", "breakpoint")]
+    calls = [
+        node.func
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    ]
+    assert not [
+        call.lineno
+        for call in calls
+        if isinstance(call, ast.Name) and call.id in ("print", "breakpoint")
+    ]
 
 
 @pytest.mark.parametrize("path", FILES, ids=identify)
 def test_modules_are_small_and_named_by_a_noun(path):
-    assert path.stem.strip("_") not in {"utils", "util", "helpers", "helper", "common", "core", "misc"}
+    assert path.stem.strip("_") not in {
+        "utils",
+        "util",
+        "helpers",
+        "helper",
+        "common",
+        "core",
+        "misc",
+    }
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
 
 
 @pytest.mark.parametrize("path", FILES, ids=identify)
 def test_library_code_does_not_assert(path):
     """An assertion is no message to a user."""
-    assert not [node.lineno for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Assert)]
+    assert not [
+        node.lineno
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Assert)
+    ]

@@ -18,7 +18,14 @@ from sklearn.preprocessing import StandardScaler
 
 from skqlvm import LatentSampler, PMFSampler, QLVMEmbedding
 
-SMALL = {"n_points": 55, "n_points_eval": 89, "hidden_layer_sizes": (5,), "harmonic_order": 1, "max_iter": 1, "random_state": 0}
+SMALL = {
+    "n_points": 55,
+    "n_points_eval": 89,
+    "hidden_layer_sizes": (5,),
+    "harmonic_order": 1,
+    "max_iter": 1,
+    "random_state": 0,
+}
 
 pytestmark = pytest.mark.filterwarnings("ignore:The posterior of a typical row:UserWarning")
 
@@ -34,7 +41,9 @@ SAMPLERS = [PMFSampler(5), GaussianMixture(2, random_state=0), KernelDensity(ban
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: type(sampler).__name__)
-@pytest.mark.parametrize("embedder", [PCA(2), make_pipeline(StandardScaler(), PCA(2))], ids=["pca", "pipeline"])
+@pytest.mark.parametrize(
+    "embedder", [PCA(2), make_pipeline(StandardScaler(), PCA(2))], ids=["pca", "pipeline"]
+)
 def test_samples_are_decoded_codes_and_resemble_the_data(X, embedder, sampler):
     model = LatentSampler(embedder, sampler)
     assert model.fit(X) is model
@@ -52,7 +61,9 @@ def test_sampler_is_fitted_to_the_codes_and_neither_argument_is_touched(X):
     model = LatentSampler(embedder, sampler).fit(X)
     alone = PMFSampler(5).fit(PCA(2).fit_transform(X))
     np.testing.assert_array_equal(model.sampler_.bins_, alone.bins_)
-    np.testing.assert_array_equal(model.sample_codes(9, random_state=0), alone.sample(9, random_state=0))
+    np.testing.assert_array_equal(
+        model.sample_codes(9, random_state=0), alone.sample(9, random_state=0)
+    )
     assert not hasattr(embedder, "components_")
     assert not hasattr(sampler, "bins_")
 
@@ -64,7 +75,9 @@ def test_samplers_own_seed_is_used_where_none_is_given_and_kept(X):
     assert not np.array_equal(mixture.sample_codes(5, random_state=1), own)
     assert mixture.sampler_.random_state == 0
     histogram = LatentSampler(PCA(2), PMFSampler(5, random_state=4)).fit(X)
-    np.testing.assert_array_equal(histogram.sample_codes(5), histogram.sampler_.sample(5, random_state=4))
+    np.testing.assert_array_equal(
+        histogram.sample_codes(5), histogram.sampler_.sample(5, random_state=4)
+    )
 
 
 def test_default_sampler_is_on_a_line_for_pca(X):
@@ -74,7 +87,9 @@ def test_default_sampler_is_on_a_line_for_pca(X):
     assert model.sampler is None
 
 
-@pytest.mark.parametrize("wrap", [lambda e: e, lambda e: make_pipeline(StandardScaler(), e)], ids=["alone", "pipeline"])
+@pytest.mark.parametrize(
+    "wrap", [lambda e: e, lambda e: make_pipeline(StandardScaler(), e)], ids=["alone", "pipeline"]
+)
 @pytest.mark.parametrize("frozen", [False, True])
 def test_default_sampler_is_around_circles_for_codes_in_turns(X, wrap, frozen):
     embedder = wrap(QLVMEmbedding(**SMALL))
@@ -112,8 +127,12 @@ class Degrees(BaseEstimator):
 def test_period_of_the_last_step_is_the_range_of_the_bins(X):
     model = LatentSampler(Degrees()).fit(X * 100)
     assert model.sampler_.bin_edges_[0][[0, -1]].tolist() == [0, 360]
-    assert ((model.sample(50, random_state=0) >= 0) & (model.sample(50, random_state=0) < 360)).all()
-    assert LatentSampler(make_pipeline(Degrees(), StandardScaler())).fit(X).sampler_.periodic is False
+    assert (
+        (model.sample(50, random_state=0) >= 0) & (model.sample(50, random_state=0) < 360)
+    ).all()
+    assert (
+        LatentSampler(make_pipeline(Degrees(), StandardScaler())).fit(X).sampler_.periodic is False
+    )
 
 
 def test_qlvm_on_a_plane_of_cosines_and_sines_is_sampled_on_lines(X):
@@ -139,7 +158,12 @@ def test_classes_of_digits_are_drawn_apart():
         np.testing.assert_array_equal(drawn, model.embedder_.inverse_transform(codes))
         assert np.argmin(np.linalg.norm(means - drawn.mean(axis=0), axis=1)) == label
     shares = np.array(
-        [np.isfinite(model.sampler_.score_samples(model.sample_codes(200, random_state=1), label=c)).mean() for c in range(10)]
+        [
+            np.isfinite(
+                model.sampler_.score_samples(model.sample_codes(200, random_state=1), label=c)
+            ).mean()
+            for c in range(10)
+        ]
     )
     assert shares.sum() == pytest.approx(1, abs=0.1)
 
@@ -147,7 +171,9 @@ def test_classes_of_digits_are_drawn_apart():
 def test_clones_and_pickles_sample_the_same(X):
     model = LatentSampler(PCA(2), PMFSampler(5)).fit(X)
     drawn = model.sample(9, random_state=0)
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).sample(9, random_state=0), drawn)
+    np.testing.assert_array_equal(
+        pickle.loads(pickle.dumps(model)).sample(9, random_state=0), drawn
+    )
     np.testing.assert_array_equal(clone(model).fit(X).sample(9, random_state=0), drawn)
     assert clone(model).set_params(sampler__n_bins=3).fit(X).sampler_.n_bins_.tolist() == [3, 3]
 
@@ -162,12 +188,20 @@ def test_data_frames_and_float32_pass_through(X):
 
 def test_mistakes_are_named(X):
     with pytest.raises(
-        TypeError, match=r"embedder expects an estimator with fit, transform, inverse_transform, but .* has no transform, inverse"
+        TypeError,
+        match=r"embedder expects an estimator with fit, transform, inverse_transform, but .* has "
+        r"no transform, inverse",
     ):
         LatentSampler(GaussianMixture()).fit(X)
-    with pytest.raises(TypeError, match=r"embedder expects .* has no fit, transform, inverse_transform\."):
+    with pytest.raises(
+        TypeError, match=r"embedder expects .* has no fit, transform, inverse_transform\."
+    ):
         LatentSampler("pca").fit(X)
-    with pytest.raises(TypeError, match=r"sampler expects an estimator with fit, sample, but LocalOutlierFactor\(\) has no sample\."):
+    with pytest.raises(
+        TypeError,
+        match=r"sampler expects an estimator with fit, sample, but LocalOutlierFactor\(\) has no "
+        r"sample\.",
+    ):
         LatentSampler(PCA(2), LocalOutlierFactor()).fit(X)
     model = LatentSampler(PCA(2), KernelDensity())
     with pytest.raises(NotFittedError, match="This LatentSampler instance is not fitted yet"):
@@ -177,7 +211,9 @@ def test_mistakes_are_named(X):
     with pytest.raises(ValueError, match="n_samples expects an integer of at least 1, but got 0"):
         model.sample(0)
     with pytest.raises(
-        ValueError, match=r"label=1 needs a sampler with classes, but got KernelDensity\. Use PMFSampler\(conditional=True\)\."
+        ValueError,
+        match=r"label=1 needs a sampler with classes, but got KernelDensity\. Use "
+        r"PMFSampler\(conditional=True\)\.",
     ):
         model.sample(label=1)
 

@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 
 from skqlvm.engine import lattices
 
-FIBONACCI = {55: 34, 89: 55, 233: 144, 610: 377, 987: 610, 1597: 987, 2584: 1597, 4181: 2584, 6765: 4181, 17711: 10946}
+FIBONACCI = {
+    55: 34,
+    89: 55,
+    233: 144,
+    610: 377,
+    987: 610,
+    1597: 987,
+    2584: 1597,
+    4181: 2584,
+    6765: 4181,
+    17711: 10946,
+}
 sizes = st.integers(1, 300)
 dimensions = st.integers(1, 3)
 
@@ -29,7 +40,9 @@ def test_lattice_of_any_size_is_a_group_with_distinct_coordinates(k, m):
     assert (points[0] == 0).all()
     assert circular_distance(points[1 % m] + points, points.roll(-1, 0)).max() < 1e-12
     for coordinate in points.T:
-        torch.testing.assert_close(coordinate.sort().values, torch.arange(m, dtype=torch.float64) / m, rtol=0, atol=1e-15)
+        torch.testing.assert_close(
+            coordinate.sort().values, torch.arange(m, dtype=torch.float64) / m, rtol=0, atol=1e-15
+        )
 
 
 @given(k=dimensions, m=sizes)
@@ -43,7 +56,12 @@ def test_generating_vector_has_units_modulo_the_size(k, m):
 @given(m=st.integers(1, 90), vector=st.lists(st.integers(0, 200), min_size=1, max_size=3))
 def test_points_equal_integer_loop(m, vector):
     expected = [[j * g % m / m for g in vector] for j in range(m)]
-    torch.testing.assert_close(lattices.points(m, tuple(vector)), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=0)
+    torch.testing.assert_close(
+        lattices.points(m, tuple(vector)),
+        torch.tensor(expected, dtype=torch.float64),
+        rtol=0,
+        atol=0,
+    )
 
 
 @pytest.mark.parametrize(("m", "previous"), FIBONACCI.items())
@@ -71,7 +89,10 @@ def test_p2_of_fibonacci_lattices_is_as_tabulated(m, expected):
     assert lattices.p2(lattices.lattice(2, m)).item() == pytest.approx(expected, rel=0.02)
 
 
-@pytest.mark.parametrize(("m", "multiplier", "expected"), [(1021, 94, 6.10e-3), (2039, 653, 1.97e-3), (4093, 1884, 5.83e-4)])
+@pytest.mark.parametrize(
+    ("m", "multiplier", "expected"),
+    [(1021, 94, 6.10e-3), (2039, 653, 1.97e-3), (4093, 1884, 5.83e-4)],
+)
 def test_best_multiplier_in_three_dimensions_is_as_tabulated(m, multiplier, expected):
     assert lattices.best_multiplier(3, m) in (multiplier, m - multiplier)
     assert lattices.p2(lattices.lattice(3, m)).item() == pytest.approx(expected, rel=0.01)
@@ -96,11 +117,23 @@ def test_named_lattices_are_those_of_the_paper(name, vector, expected):
 
 
 def test_every_paper_lattice_can_be_named():
-    assert {lattices.named(name)[0] for name in lattices.PAPER_LATTICES} == {610, 987, 2584, 6765, 1021, 2039, 4093}
+    assert {lattices.named(name)[0] for name in lattices.PAPER_LATTICES} == {
+        610,
+        987,
+        2584,
+        6765,
+        1021,
+        2039,
+        4093,
+    }
 
 
 def test_named_lists_the_names_when_asked_for_another():
-    with pytest.raises(ValueError, match=r"lattice name expects one of \['fibonacci-2584', .*'korobov-4093'\], but got 'fibonacci-2093'"):
+    with pytest.raises(
+        ValueError,
+        match=r"lattice name expects one of \['fibonacci-2584', .*'korobov-4093'\], but got "
+        r"'fibonacci-2093'",
+    ):
         lattices.named("fibonacci-2093")
 
 
@@ -118,28 +151,37 @@ def test_p2_equals_naive_loop(m, k, seed):
 
 @pytest.mark.parametrize("m", [5, 13, 31])
 def test_p2_is_the_error_over_the_dual_lattice(m):
-    """One dimension: the sum of 1 / h^2 over the non-zero multiples h of m, which is pi^2 / (3 m^2)."""
+    """One dimension: the sum of 1 / h^2 over the non-zero multiples h of m, which is pi^2 / (3
+    m^2)."""
     assert lattices.p2(lattices.lattice(1, m)).item() == pytest.approx(pi**2 / (3 * m**2), rel=1e-9)
 
 
 @given(k=st.integers(2, 3), m=st.integers(2, 150))
 def test_best_multiplier_has_the_smallest_p2_of_all(k, m):
     units = [a for a in range(1, m) if gcd(a, m) == 1]
-    scores = [lattices.p2(lattices.points(m, lattices.korobov_vector(k, m, a))).item() for a in units]
+    scores = [
+        lattices.p2(lattices.points(m, lattices.korobov_vector(k, m, a))).item() for a in units
+    ]
     best = lattices.best_multiplier(k, m)
     assert gcd(best, m) == 1
-    assert lattices.p2(lattices.points(m, lattices.korobov_vector(k, m, best))).item() == pytest.approx(min(scores), rel=1e-9, abs=1e-11)
+    assert lattices.p2(
+        lattices.points(m, lattices.korobov_vector(k, m, best))
+    ).item() == pytest.approx(min(scores), rel=1e-9, abs=1e-11)
 
 
 def test_search_beyond_the_budget_tries_an_even_selection(monkeypatch):
-    """Of 1009 points, 504 multipliers on 504 points each: a budget of 30 multipliers' worth leaves one in 16."""
+    """Of 1009 points, 504 multipliers on 504 points each: a budget of 30 multipliers' worth leaves
+    one in 16."""
     monkeypatch.setattr(lattices, "_SEARCH_BUDGET", 30 * 504)
     lattices.best_multiplier.cache_clear()
     rough = lattices.best_multiplier(3, 1009)
     lattices.best_multiplier.cache_clear()
     assert (rough - 1) % 16 == 0
     tried = range(1, 505, 16)
-    scores = {a: lattices.p2(lattices.points(1009, lattices.korobov_vector(3, 1009, a))).item() for a in tried}
+    scores = {
+        a: lattices.p2(lattices.points(1009, lattices.korobov_vector(3, 1009, a))).item()
+        for a in tried
+    }
     assert scores[rough] == pytest.approx(min(scores.values()), rel=1e-9)
 
 
@@ -160,7 +202,19 @@ def test_lattice_integrates_harmonics_exactly(m, dtype):
     previous = FIBONACCI[m]
     tolerance = 1e-12 if dtype == torch.float64 else 3e-6
     z = lattices.lattice(2, m, dtype).double()
-    for h in [(1, 0), (0, 1), (1, -1), (3, 2), (-5, 7), (11, 13), (previous, 0), (-previous, 2), (-previous, 1), (previous, -1), (m, 0)]:
+    for h in [
+        (1, 0),
+        (0, 1),
+        (1, -1),
+        (3, 2),
+        (-5, 7),
+        (11, 13),
+        (previous, 0),
+        (-previous, 2),
+        (-previous, 1),
+        (previous, -1),
+        (m, 0),
+    ]:
         angles = 2 * pi * (z @ torch.tensor(h, dtype=torch.float64))
         mean = torch.complex(angles.cos(), angles.sin()).mean()
         exact = 1.0 if (h[0] + previous * h[1]) % m == 0 else 0.0
@@ -170,11 +224,23 @@ def test_lattice_integrates_harmonics_exactly(m, dtype):
 @given(m=st.integers(1, 200), k=dimensions, data=st.data())
 def test_harmonics_integrate_to_the_indicator_of_the_dual_lattice(m, k, data):
     h = data.draw(st.lists(st.integers(-9, 9), min_size=k, max_size=k))
-    shift = torch.tensor(data.draw(st.lists(st.floats(0, 1, exclude_max=True), min_size=k, max_size=k)), dtype=torch.float64)
+    shift = torch.tensor(
+        data.draw(st.lists(st.floats(0, 1, exclude_max=True), min_size=k, max_size=k)),
+        dtype=torch.float64,
+    )
     vector = lattices.generating_vector(k, m)
-    angles = 2 * pi * (lattices.shifted(lattices.points(m, vector), shift) @ torch.tensor(h, dtype=torch.float64))
+    angles = (
+        2
+        * pi
+        * (
+            lattices.shifted(lattices.points(m, vector), shift)
+            @ torch.tensor(h, dtype=torch.float64)
+        )
+    )
     dual = sum(a * b for a, b in zip(h, vector, strict=True)) % m == 0
-    assert torch.complex(angles.cos(), angles.sin()).mean().abs().item() == pytest.approx(float(dual), abs=1e-11)
+    assert torch.complex(angles.cos(), angles.sin()).mean().abs().item() == pytest.approx(
+        float(dual), abs=1e-11
+    )
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -205,7 +271,12 @@ def test_wrap_does_not_hide_nan():
     torch.testing.assert_close(wrapped, torch.tensor([0.25, float("nan"), 0.75]), equal_nan=True)
 
 
-@given(m=sizes, k=dimensions, seed=st.integers(0, 99), dtype=st.sampled_from([torch.float32, torch.float64]))
+@given(
+    m=sizes,
+    k=dimensions,
+    seed=st.integers(0, 99),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
 def test_shifted_moves_all_points_alike_and_leaves_them_as_they_were(m, k, seed, dtype):
     points = lattices.lattice(k, m, dtype)
     before, shift = points.clone(), lattices.random_shift(k, torch.Generator().manual_seed(seed))
@@ -213,7 +284,9 @@ def test_shifted_moves_all_points_alike_and_leaves_them_as_they_were(m, k, seed,
     assert moved.dtype == dtype
     assert moved.min() >= 0
     assert moved.max() < 1
-    assert circular_distance(moved.double() - points.double(), shift).max() < (2e-7 if dtype == torch.float32 else 1e-15)
+    assert circular_distance(moved.double() - points.double(), shift).max() < (
+        2e-7 if dtype == torch.float32 else 1e-15
+    )
     assert torch.equal(points, before)
 
 
@@ -223,8 +296,15 @@ def test_random_shift_is_uniform_and_follows_its_generator(generator):
     assert shifts.dtype == torch.float64
     assert shifts.min() >= 0
     assert shifts.max() < 1
-    torch.testing.assert_close(shifts.mean(0), torch.full((3,), 0.5, dtype=torch.float64), rtol=0, atol=4 / 12**0.5 / 2003**0.5)
-    torch.testing.assert_close(shifts.T.cov(), torch.eye(3, dtype=torch.float64) / 12, rtol=0, atol=0.01)
+    torch.testing.assert_close(
+        shifts.mean(0),
+        torch.full((3,), 0.5, dtype=torch.float64),
+        rtol=0,
+        atol=4 / 12**0.5 / 2003**0.5,
+    )
+    torch.testing.assert_close(
+        shifts.T.cov(), torch.eye(3, dtype=torch.float64) / 12, rtol=0, atol=0.01
+    )
     assert torch.equal(shifts[0], lattices.random_shift(3, torch.Generator().manual_seed(0)))
 
 
@@ -259,15 +339,21 @@ def test_nested_lattice_equals_an_integer_loop_over_reversed_bits(k, power):
 def test_nested_lattice_is_a_rank_one_lattice_with_distinct_coordinates(k, power):
     points = lattices.nested(k, 2**power)
     for coordinate in points.T:
-        assert torch.equal(coordinate.sort().values, torch.arange(2**power, dtype=torch.float64) / 2**power)
+        assert torch.equal(
+            coordinate.sort().values, torch.arange(2**power, dtype=torch.float64) / 2**power
+        )
     order = (points[:, 0] * 2**power).long()
     step = points[order == 1 % 2**power]
     torch.testing.assert_close(lattices.wrap(order[:, None] * step), points, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(("k", "m"), [(2, 64), (2, 256), (2, 1024), (2, 4096), (3, 256), (3, 1024), (3, 2048)])
+@pytest.mark.parametrize(
+    ("k", "m"), [(2, 64), (2, 256), (2, 1024), (2, 4096), (3, 256), (3, 1024), (3, 2048)]
+)
 def test_nested_lattice_is_nearly_as_good_as_the_best_of_its_size(k, m):
-    best = lattices.p2(lattices.points(m, lattices.korobov_vector(k, m, lattices.best_multiplier(k, m))))
+    best = lattices.p2(
+        lattices.points(m, lattices.korobov_vector(k, m, lattices.best_multiplier(k, m)))
+    )
     assert lattices.p2(lattices.nested(k, m)) < 3 * best
 
 
@@ -279,7 +365,9 @@ def test_largest_nested_lattice_keeps_its_points_apart():
 
 @pytest.mark.parametrize("m", [0, -4, 3, 1000, 2**20 + 1, 2**21])
 def test_nested_lattice_of_another_size_is_refused(m):
-    with pytest.raises(ValueError, match=rf"n_points expects a power of two up to 2\^20, but got {m}"):
+    with pytest.raises(
+        ValueError, match=rf"n_points expects a power of two up to 2\^20, but got {m}"
+    ):
         lattices.nested(2, m)
 
 

@@ -1,4 +1,5 @@
-"""The contract of every observation model: a new family is one line of FAMILIES. Then what is special to each."""
+"""The contract of every observation model: a new family is one line of FAMILIES. Then what is
+special to each."""
 
 import copy
 from itertools import product
@@ -18,7 +19,8 @@ from skqlvm.engine.precision import matmul_precision
 
 
 class Family(NamedTuple):
-    """A likelihood of d features, n rows of data for it, and the torch distribution of given mean that it should be."""
+    """A likelihood of d features, n rows of data for it, and the torch distribution of given mean
+    that it should be."""
 
     build: object
     data: object
@@ -26,7 +28,9 @@ class Family(NamedTuple):
 
 
 def coins(n, d, generator):
-    return (torch.rand(n, d, dtype=torch.float64, generator=generator) < torch.linspace(0.2, 0.7, d)).double()
+    return (
+        torch.rand(n, d, dtype=torch.float64, generator=generator) < torch.linspace(0.2, 0.7, d)
+    ).double()
 
 
 def reals(n, d, generator):
@@ -52,12 +56,15 @@ N, D, M, S = 11, 3, 7, 5
 
 
 def started(family, generator, n=N, d=D):
-    """The likelihood, started at data, its parameters moved off their first values; and the data."""
+    """The likelihood, started at data, its parameters moved off their first values; and the
+    data."""
     likelihood, x = family.build(d), family.data(n, d, generator)
     likelihood.start(x)
     with torch.no_grad():
         for parameter in likelihood.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, dtype=parameter.dtype, generator=generator)
+            parameter += 0.1 * torch.randn(
+                parameter.shape, dtype=parameter.dtype, generator=generator
+            )
     return likelihood, x
 
 
@@ -70,7 +77,13 @@ def family(request):
     return FAMILIES[request.param]
 
 
-@given(name=st.sampled_from(list(FAMILIES)), n=st.integers(2, 7), d=st.integers(1, 5), m=st.integers(1, 7), seed=st.integers(0, 999))
+@given(
+    name=st.sampled_from(list(FAMILIES)),
+    n=st.integers(2, 7),
+    d=st.integers(1, 5),
+    m=st.integers(1, 7),
+    seed=st.integers(0, 999),
+)
 def test_table_equals_loop_over_rows_and_points(name, n, d, m, seed):
     generator = torch.Generator().manual_seed(seed)
     likelihood, x = started(FAMILIES[name], generator, n, d)
@@ -78,7 +91,9 @@ def test_table_equals_loop_over_rows_and_points(name, n, d, m, seed):
     table = likelihood.table(x, o)
     assert table.shape == (n, m)
     for i, j in product(range(n), range(m)):
-        expected = FAMILIES[name].distribution(likelihood, likelihood.mean(o[j])).log_prob(x[i]).sum()
+        expected = (
+            FAMILIES[name].distribution(likelihood, likelihood.mean(o[j])).log_prob(x[i]).sum()
+        )
         assert table[i, j].item() == pytest.approx(expected.item(), rel=1e-10, abs=1e-10)
 
 
@@ -88,15 +103,28 @@ def test_paired_equals_each_rows_own_table(family, generator):
     expected = torch.stack([likelihood.table(x[i : i + 1], o[i])[0] for i in range(N)])
     torch.testing.assert_close(likelihood.paired(x, o), expected, rtol=1e-12, atol=1e-12)
     shared = outputs(generator, M, D)
-    torch.testing.assert_close(likelihood.paired(x, shared.expand(N, M, D)), likelihood.table(x, shared), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        likelihood.paired(x, shared.expand(N, M, D)),
+        likelihood.table(x, shared),
+        rtol=1e-12,
+        atol=1e-12,
+    )
 
 
 def test_table_is_the_exponential_family_of_the_docstring(family, generator):
     likelihood, x = started(family, generator)
     o = outputs(generator, M, D)
     eta, statistics = likelihood.natural(o), likelihood.statistics(x)
-    assert (eta.shape, likelihood.log_normalizer(eta).shape, likelihood.log_base(x).shape) == ((M, D), (M,), (N,))
-    sums = (statistics[:, None] * eta).sum(2) - likelihood.log_normalizer(eta) + likelihood.log_base(x)[:, None]
+    assert (eta.shape, likelihood.log_normalizer(eta).shape, likelihood.log_base(x).shape) == (
+        (M, D),
+        (M,),
+        (N,),
+    )
+    sums = (
+        (statistics[:, None] * eta).sum(2)
+        - likelihood.log_normalizer(eta)
+        + likelihood.log_base(x)[:, None]
+    )
     torch.testing.assert_close(likelihood.table(x, o), sums, rtol=1e-12, atol=1e-12)
 
 
@@ -124,7 +152,9 @@ def test_draws_have_the_mean_and_the_support(family, generator):
 def test_draws_follow_the_generator(family, generator):
     likelihood, _ = started(family, generator)
     o = outputs(generator, M, D)
-    first, again, other = (likelihood.sample(o, torch.Generator().manual_seed(seed)) for seed in (5, 5, 6))
+    first, again, other = (
+        likelihood.sample(o, torch.Generator().manual_seed(seed)) for seed in (5, 5, 6)
+    )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -141,7 +171,10 @@ def test_slope_of_the_normalizer_is_the_mean_statistic(family, generator):
 def test_gradients_of_table_and_paired_are_right(family, generator):
     likelihood, x = started(family, generator, n=5)
     likelihood.double()
-    shared, own = outputs(generator, M, D).requires_grad_(), outputs(generator, 5, S, D).requires_grad_()
+    shared, own = (
+        outputs(generator, M, D).requires_grad_(),
+        outputs(generator, 5, S, D).requires_grad_(),
+    )
     parameters = tuple(likelihood.parameters())
     assert gradcheck(lambda o, *_: likelihood.table(x, o), (shared, *parameters))
     assert gradcheck(lambda o, *_: likelihood.paired(x, o), (own, *parameters))
@@ -191,15 +224,26 @@ def test_data_are_within_the_support(family, generator):
 def test_bernoulli_sums_to_one_over_all_images(generator):
     likelihood, _ = started(FAMILIES["bernoulli"], generator)
     images = torch.tensor(list(product([0.0, 1.0], repeat=D)), dtype=torch.float64)
-    torch.testing.assert_close(likelihood.table(images, outputs(generator, M, D)).exp().sum(0), torch.ones(M, dtype=torch.float64))
+    torch.testing.assert_close(
+        likelihood.table(images, outputs(generator, M, D)).exp().sum(0),
+        torch.ones(M, dtype=torch.float64),
+    )
 
 
 def test_bernoulli_of_grey_levels_is_their_cross_entropy(generator):
     likelihood, x = started(FAMILIES["bernoulli"], generator)
     grey = torch.rand(x.shape, dtype=torch.float64, generator=generator)
     o = outputs(generator, M, D)
-    expected = [[-F.binary_cross_entropy(likelihood.mean(o[j]), row, reduction="sum") for j in range(M)] for row in grey]
-    torch.testing.assert_close(likelihood.table(grey, o), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-12)
+    expected = [
+        [-F.binary_cross_entropy(likelihood.mean(o[j]), row, reduction="sum") for j in range(M)]
+        for row in grey
+    ]
+    torch.testing.assert_close(
+        likelihood.table(grey, o),
+        torch.tensor(expected, dtype=torch.float64),
+        rtol=1e-12,
+        atol=1e-12,
+    )
 
 
 def test_bernoulli_starts_constant_pixels_within_reach():
@@ -221,7 +265,8 @@ def test_bernoulli_stays_finite_at_extreme_logits():
 
 
 @pytest.mark.parametrize(
-    ("noise_variance", "n_parameters", "shape"), [("spherical", 1, ()), ("diagonal", 3, (3,)), (0.3, 0, ()), (2, 0, ())]
+    ("noise_variance", "n_parameters", "shape"),
+    [("spherical", 1, ()), ("diagonal", 3, (3,)), (0.3, 0, ()), (2, 0, ())],
 )
 def test_gaussian_learns_as_many_variances_as_asked(noise_variance, n_parameters, shape, generator):
     likelihood = likelihoods.Gaussian(3, noise_variance)
@@ -234,13 +279,17 @@ def test_gaussian_learns_as_many_variances_as_asked(noise_variance, n_parameters
 
 
 @pytest.mark.parametrize("noise_variance", ["spherical", "diagonal"])
-def test_gaussian_noise_starts_between_the_floor_and_the_variance_of_the_data(noise_variance, generator):
+def test_gaussian_noise_starts_between_the_floor_and_the_variance_of_the_data(
+    noise_variance, generator
+):
     likelihood, x = likelihoods.Gaussian(3, noise_variance), reals(101, 3, generator)
     likelihood.start(x)
     fraction = likelihood.noise_variance().detach() / x.var(0, correction=0).mean()
     assert ((fraction > 0.1) & (fraction <= 1.01)).all()
     likelihood.start(1e3 * x)
-    torch.testing.assert_close(likelihood.noise_variance().detach(), 1e6 * fraction * x.var(0, correction=0).mean())
+    torch.testing.assert_close(
+        likelihood.noise_variance().detach(), 1e6 * fraction * x.var(0, correction=0).mean()
+    )
 
 
 @pytest.mark.parametrize("noise_variance", ["spherical", "diagonal"])
@@ -259,7 +308,11 @@ def test_gaussian_learns_the_variance_of_the_residuals(noise_variance, generator
     likelihood, x = likelihoods.Gaussian(3, noise_variance).double(), reals(101, 3, generator)
     likelihood.start(x)
     optimizer = torch.optim.LBFGS(
-        likelihood.parameters(), max_iter=99, tolerance_grad=1e-9, tolerance_change=0, line_search_fn="strong_wolfe"
+        likelihood.parameters(),
+        max_iter=99,
+        tolerance_grad=1e-9,
+        tolerance_change=0,
+        line_search_fn="strong_wolfe",
     )
 
     def closure():
@@ -281,14 +334,17 @@ def test_gaussian_learns_the_variance_of_the_residuals(noise_variance, generator
     seed=st.integers(0, 99),
 )
 def test_gaussian_nats_change_by_the_units_of_the_data_alone(name, factor, offset, seed):
-    """Data times c, outputs and learned noise the same: nats minus d log c, wherever the data's origin."""
+    """Data times c, outputs and learned noise the same: nats minus d log c, wherever the data's
+    origin."""
     generator = torch.Generator().manual_seed(seed)
     likelihood, x = started(FAMILIES[name], generator)
     o = outputs(generator, M, D)
     before, mean = likelihood.table(x, o), likelihood.mean(o)
     moved = factor * (x + offset)
     likelihood.start(moved)
-    torch.testing.assert_close(likelihood.table(moved, o), before - D * log(factor), rtol=1e-9, atol=1e-7)
+    torch.testing.assert_close(
+        likelihood.table(moved, o), before - D * log(factor), rtol=1e-9, atol=1e-7
+    )
     torch.testing.assert_close(likelihood.mean(o), factor * (mean + offset), rtol=1e-9, atol=1e-9)
 
 
@@ -299,12 +355,17 @@ def test_gaussian_keeps_precision_far_from_the_origin(generator):
     near.start(x)
     o = outputs(generator, M, D)
     torch.testing.assert_close(far.table(x + 1e6, o), near.table(x, o), rtol=0, atol=1e-6)
-    torch.testing.assert_close(far.table(x + 1e6, o.float()).double(), near.table(x, o), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(
+        far.table(x + 1e6, o.float()).double(), near.table(x, o), rtol=1e-5, atol=1e-4
+    )
 
 
 def test_gaussian_table_is_precise_however_coarse_other_products_are(generator, device):
     """Its terms are large and cancel."""
-    x, o = torch.randn(101, 89, generator=generator).to(device), torch.randn(211, 89, generator=generator).to(device)
+    x, o = (
+        torch.randn(101, 89, generator=generator).to(device),
+        torch.randn(211, 89, generator=generator).to(device),
+    )
     likelihood = likelihoods.Gaussian(89, 1e-3).to(device)
     with matmul_precision("highest"):
         expected = likelihood.table(x, o)
@@ -328,4 +389,6 @@ def test_gaussian_takes_constant_data_in_units_of_one(value, dtype):
     assert likelihood.scale == 1
     expected = -1.5 * log(2 * pi * likelihood.noise_variance().item())
     table = likelihood.table(x, torch.zeros(1, 3, dtype=torch.float64))
-    torch.testing.assert_close(table.detach(), torch.full((101, 1), expected, dtype=torch.float64), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        table.detach(), torch.full((101, 1), expected, dtype=torch.float64), rtol=1e-6, atol=1e-6
+    )

@@ -17,7 +17,13 @@ def X():
 
 
 def test_help_is_quick_and_names_the_options():
-    done = subprocess.run([sys.executable, "-m", "skqlvm", "--help"], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-m", "skqlvm", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
     for option in ("--data", "--out", "--likelihood", "--seed", "--device"):
         assert option in done.stdout
 
@@ -33,7 +39,13 @@ def test_own_file_gets_coordinates_and_nats(kind, X, tmp_path, capsys):
         path = tmp_path / "rows.npy"
         np.save(path, X.reshape(29, 2, 3))
     else:
-        np.savetxt(path, X, delimiter=",", comments="", header=",".join("abcdef") if "header" in kind else "")
+        np.savetxt(
+            path,
+            X,
+            delimiter=",",
+            comments="",
+            header=",".join("abcdef") if "header" in kind else "",
+        )
         if "header" not in kind:
             path.write_text(path.read_text().lstrip())
     assert main(["--data", str(path), "--out", str(out), "--likelihood", "bernoulli"]) == 0
@@ -67,13 +79,18 @@ def test_bad_file_is_reported_in_one_line(name, content, message, tmp_path, caps
 
 def test_folder_of_the_result_is_checked_before_the_fit(X, tmp_path, capsys):
     np.save(tmp_path / "rows.npy", X)
-    assert main(["--data", str(tmp_path / "rows.npy"), "--out", str(tmp_path / "nowhere" / "map.csv")]) == 2
+    assert (
+        main(["--data", str(tmp_path / "rows.npy"), "--out", str(tmp_path / "nowhere" / "map.csv")])
+        == 2
+    )
     assert "--out expects a file in a folder that exists" in capsys.readouterr().err
 
 
 def test_csv_with_a_byte_order_mark_keeps_its_first_row(X, tmp_path, capsys):
     path = tmp_path / "rows.CSV"
-    path.write_text("\ufeff" + "\n".join(",".join(map(str, row)) for row in X.tolist()), encoding="utf-8")
+    path.write_text(
+        "\ufeff" + "\n".join(",".join(map(str, row)) for row in X.tolist()), encoding="utf-8"
+    )
     assert main(["--data", str(path), "--out", str(tmp_path / "map.csv")]) == 0
     assert capsys.readouterr().out.startswith("29 rows of 6 features")
 

@@ -41,7 +41,9 @@ def test_basis_of_order_one_is_cosines_then_sines(k, generator):
 def test_basis_has_one_of_each_pair_of_harmonics_in_rising_order(k, order):
     basis = networks.TorusBasis(k, order)
     harmonics = [tuple(int(entry) for entry in h) for h in basis.harmonics]
-    expected = {h for h in product(range(-order, order + 1), repeat=k) if 1 <= sum(map(abs, h)) <= order}
+    expected = {
+        h for h in product(range(-order, order + 1), repeat=k) if 1 <= sum(map(abs, h)) <= order
+    }
     opposites = {tuple(-entry for entry in h) for h in harmonics}
     assert set(harmonics) | opposites == expected
     assert not set(harmonics) & opposites
@@ -51,33 +53,46 @@ def test_basis_has_one_of_each_pair_of_harmonics_in_rising_order(k, order):
     assert basis.n_features == 2 * len(harmonics) == len(expected)
 
 
-@pytest.mark.parametrize(("k", "order", "n_features"), [(1, 7, 14), (2, 1, 4), (2, 6, 84), (2, 8, 144), (3, 1, 6), (3, 2, 24)])
+@pytest.mark.parametrize(
+    ("k", "order", "n_features"),
+    [(1, 7, 14), (2, 1, 4), (2, 6, 84), (2, 8, 144), (3, 1, 6), (3, 2, 24)],
+)
 def test_basis_counts_its_features(k, order, n_features):
     basis = networks.TorusBasis(k, order)
     assert basis.n_features == n_features
     assert basis(torch.zeros(5, 3, k)).shape == (5, 3, n_features)
 
 
-@given(k=st.integers(1, 3), order=st.integers(1, 5), decay=st.floats(-1, 2), seed=st.integers(0, 99))
+@given(
+    k=st.integers(1, 3), order=st.integers(1, 5), decay=st.floats(-1, 2), seed=st.integers(0, 99)
+)
 def test_basis_is_the_formula_on_any_leading_axes(k, order, decay, seed):
     z = torch.rand(5, 3, k, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     basis = networks.TorusBasis(k, order, decay)
     waves = [
-        sum(map(abs, h)) ** -decay * torch.exp(2j * pi * sum(entry * z[..., axis] for axis, entry in enumerate(h)))
+        sum(map(abs, h)) ** -decay
+        * torch.exp(2j * pi * sum(entry * z[..., axis] for axis, entry in enumerate(h)))
         for h in basis.harmonics.tolist()
     ]
     expected = torch.stack([wave.real for wave in waves] + [wave.imag for wave in waves], -1)
     torch.testing.assert_close(basis(z), expected, rtol=1e-12, atol=1e-13)
 
 
-@given(k=st.integers(1, 3), order=st.integers(1, 5), passed=st.floats(1, 5), decay=st.sampled_from([0.0, 0.5]))
+@given(
+    k=st.integers(1, 3),
+    order=st.integers(1, 5),
+    passed=st.floats(1, 5),
+    decay=st.sampled_from([0.0, 0.5]),
+)
 def test_open_lets_harmonics_pass_up_to_an_order_and_the_next_in_part(k, order, passed, decay):
     z = torch.rand(7, k, dtype=torch.float64)
     basis = networks.TorusBasis(k, order, decay)
     whole = basis(z)
     basis.open(passed)
     degrees = [sum(map(abs, h)) for h in basis.harmonics.tolist()] * 2
-    share = torch.tensor([1.0 if s <= passed else max(0.0, passed + 1 - s) for s in degrees], dtype=torch.float64)
+    share = torch.tensor(
+        [1.0 if s <= passed else max(0.0, passed + 1 - s) for s in degrees], dtype=torch.float64
+    )
     torch.testing.assert_close(basis(z), whole * share, rtol=1e-12, atol=1e-14)
     basis.open(order)
     assert torch.equal(basis(z), whole)
@@ -95,13 +110,18 @@ def test_anneal_opens_every_basis_from_the_first_order_to_all(name, device):
     assert norms[0] < norms[1] < norms[2] < norms[3] == norms[4]
     assert torch.equal(module["decoder"](z), outputs)
     networks.anneal(module, 0.0)
-    first = torch.tensor([sum(map(abs, h)) == 1 for h in basis.harmonics.tolist()] * 2, device=device)
+    first = torch.tensor(
+        [sum(map(abs, h)) == 1 for h in basis.harmonics.tolist()] * 2, device=device
+    )
     assert torch.equal(basis(z), whole * first)
 
 
 def test_open_harmonics_are_part_of_the_state(decoder, z):
     networks.anneal(decoder, 0.2)
-    state, outputs = {name: value.clone() for name, value in decoder.state_dict().items()}, decoder(z)
+    state, outputs = (
+        {name: value.clone() for name, value in decoder.state_dict().items()},
+        decoder(z),
+    )
     networks.anneal(decoder, 1.0)
     assert not torch.equal(decoder(z), outputs)
     decoder.load_state_dict(state)
@@ -112,8 +132,15 @@ def test_open_harmonics_are_part_of_the_state(decoder, z):
 def test_harmonics_are_orthonormal_on_the_lattice(k, m, order):
     basis = networks.TorusBasis(k, order)
     features = 2**0.5 * basis(lattices.lattice(k, m))
-    torch.testing.assert_close(features.T @ features / m, torch.eye(basis.n_features, dtype=torch.float64), rtol=0, atol=1e-12)
-    torch.testing.assert_close(features.mean(0), torch.zeros(basis.n_features, dtype=torch.float64), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        features.T @ features / m,
+        torch.eye(basis.n_features, dtype=torch.float64),
+        rtol=0,
+        atol=1e-12,
+    )
+    torch.testing.assert_close(
+        features.mean(0), torch.zeros(basis.n_features, dtype=torch.float64), rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
@@ -132,12 +159,16 @@ def test_decoder_repeats_after_whole_turns(decoder, z):
 
 
 def test_decoder_is_continuous_at_the_seam(decoder):
-    below, above = torch.tensor([[1 - 1e-9, 0.3]], dtype=torch.float64), torch.tensor([[1e-9, 0.3]], dtype=torch.float64)
+    below, above = (
+        torch.tensor([[1 - 1e-9, 0.3]], dtype=torch.float64),
+        torch.tensor([[1e-9, 0.3]], dtype=torch.float64),
+    )
     assert (decoder(below) - decoder(above)).abs().max() < 1e-6
 
 
 def test_decoder_starts_around_the_mean_of_the_data_and_within_their_scale(decoder):
-    """The same for all architectures; and not the same everywhere, which would be a saddle of the marginal likelihood."""
+    """The same for all architectures; and not the same everywhere, which would be a saddle of the
+    marginal likelihood."""
     outputs = decoder(lattices.lattice(2, 987)).detach()
     assert outputs.shape == (987, 30)
     assert outputs.mean().abs() < 0.1 * outputs.std()
@@ -157,7 +188,9 @@ def test_decoder_of_narrow_layers_starts_finite():
 def test_decoder_decodes_each_point_for_itself(decoder, z):
     """In training mode as well: no statistics of a batch."""
     together = decoder.train()(z)
-    torch.testing.assert_close(torch.cat([decoder(point[None]) for point in z]), together, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        torch.cat([decoder(point[None]) for point in z]), together, rtol=0, atol=1e-12
+    )
     order = torch.arange(12, -1, -1)
     torch.testing.assert_close(decoder(z[order]), together[order], rtol=0, atol=1e-12)
 
@@ -184,7 +217,9 @@ def test_decoder_takes_any_number_of_components(name, k, device):
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_decoder_of_higher_order_takes_more_harmonics(name):
-    first = [next(p for p in DECODERS[name](2, order).parameters() if p.ndim == 2) for order in (1, 5)]
+    first = [
+        next(p for p in DECODERS[name](2, order).parameters() if p.ndim == 2) for order in (1, 5)
+    ]
     assert [weight.shape[1] for weight in first] == [4, 60]
 
 
@@ -205,7 +240,12 @@ def test_coarse_products_change_float32_outputs_and_gradients_little(name, gener
 
     def outputs_and_gradient():
         outputs = decoder(z)
-        return outputs.detach(), torch.cat([g.flatten() for g in torch.autograd.grad(outputs.square().mean(), decoder.parameters())])
+        return outputs.detach(), torch.cat(
+            [
+                g.flatten()
+                for g in torch.autograd.grad(outputs.square().mean(), decoder.parameters())
+            ]
+        )
 
     exact = outputs_and_gradient()
     with matmul_precision("medium"):
@@ -221,7 +261,9 @@ def test_coarse_products_leave_float64_alone(decoder, z):
         assert torch.equal(decoder(z), expected)
 
 
-@pytest.mark.parametrize("image_shape", [(1, 1, 1), (1, 4, 8), (3, 5, 7), (2, 11, 3), (1, 13, 17), (1, 28, 28)])
+@pytest.mark.parametrize(
+    "image_shape", [(1, 1, 1), (1, 4, 8), (3, 5, 7), (2, 11, 3), (1, 13, 17), (1, 28, 28)]
+)
 def test_conv_makes_images_of_any_size(image_shape):
     channels, height, width = image_shape
     decoder = networks.ConvDecoder(2, channels * height * width, image_shape, (5,), 1, n_channels=4)
@@ -235,7 +277,10 @@ def test_conv_rows_are_channels_then_rows_then_columns(z):
         decoder.upsample[-1].weight.zero_()
         decoder.upsample[-1].bias.copy_(torch.tensor([1.0, 2.0, 3.0]))
     images = decoder(z).detach().reshape(13, 3, 5, 7)
-    assert torch.equal(images, torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)[:, None, None].expand(13, 3, 5, 7))
+    assert torch.equal(
+        images,
+        torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)[:, None, None].expand(13, 3, 5, 7),
+    )
 
 
 def test_conv_image_of_odd_size_is_the_corner_of_the_whole(z):
@@ -248,7 +293,11 @@ def test_conv_image_of_odd_size_is_the_corner_of_the_whole(z):
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_decoder_has_no_batch_normalisation(name):
-    assert not [module for module in DECODERS[name](2).modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
+    assert not [
+        module
+        for module in DECODERS[name](2).modules()
+        if isinstance(module, nn.modules.batchnorm._NormBase)
+    ]
 
 
 # decoders of a Euclidean space
@@ -310,7 +359,9 @@ def x(generator):
 def test_encoder_encodes_each_row_for_itself(encoder, x):
     together = encoder.train()(x)
     assert together.shape == (13, 7)
-    torch.testing.assert_close(torch.cat([encoder(row[None]) for row in x]), together, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        torch.cat([encoder(row[None]) for row in x]), together, rtol=0, atol=1e-12
+    )
     order = torch.arange(12, -1, -1)
     torch.testing.assert_close(encoder(x[order]), together[order], rtol=0, atol=1e-12)
 
@@ -324,7 +375,9 @@ def test_encoder_keeps_nothing_between_calls_and_draws_nothing(encoder, x):
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     assert torch.equal(encoder.train()(x), encoder.eval()(x))
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
-    assert not [module for module in encoder.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
+    assert not [
+        module for module in encoder.modules() if isinstance(module, nn.modules.batchnorm._NormBase)
+    ]
 
 
 def test_mlp_encoder_equals_its_formula(x):
@@ -341,12 +394,17 @@ def test_linear_encoder_is_affine(x):
     torch.testing.assert_close(encoder(x), x @ weight.T + bias, rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("image_shape", [(1, 1, 1), (1, 4, 8), (3, 5, 7), (2, 11, 3), (1, 13, 17), (1, 28, 28)])
+@pytest.mark.parametrize(
+    "image_shape", [(1, 1, 1), (1, 4, 8), (3, 5, 7), (2, 11, 3), (1, 13, 17), (1, 28, 28)]
+)
 def test_conv_encoder_reads_images_of_any_size(image_shape, generator):
     channels, height, width = image_shape
     n_features = channels * height * width
     encoder = networks.ConvEncoder(n_features, 5, image_shape, (7,), n_channels=4).double()
-    assert encoder(torch.randn(3, n_features, dtype=torch.float64, generator=generator)).shape == (3, 5)
+    assert encoder(torch.randn(3, n_features, dtype=torch.float64, generator=generator)).shape == (
+        3,
+        5,
+    )
 
 
 def test_conv_encoder_sees_every_pixel_of_an_odd_image(generator):
@@ -383,7 +441,12 @@ def test_coarse_products_change_float32_encoders_little(name, generator, device)
 
     def outputs_and_gradient():
         outputs = encoder(x)
-        return outputs.detach(), torch.cat([g.flatten() for g in torch.autograd.grad(outputs.square().mean(), encoder.parameters())])
+        return outputs.detach(), torch.cat(
+            [
+                g.flatten()
+                for g in torch.autograd.grad(outputs.square().mean(), encoder.parameters())
+            ]
+        )
 
     exact = outputs_and_gradient()
     with matmul_precision("medium"):

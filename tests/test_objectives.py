@@ -1,4 +1,5 @@
-"""What is maximised: closed forms of known decoders, a NumPy model, chunks, Fisher's identity, and bounds from draws."""
+"""What is maximised: closed forms of known decoders, a NumPy model, chunks, Fisher's identity, and
+bounds from draws."""
 
 from math import exp, log, pi, sqrt
 
@@ -36,7 +37,13 @@ def ring_nats(x, variance=0.1, radii=(1.0, 0.5)):
     for pair, radius in zip(x.reshape(len(x), -1, 2).numpy().swapaxes(0, 1), radii, strict=False):
         length = np.linalg.norm(pair, axis=1)
         kappa = radius * length / variance
-        total = total - log(2 * pi * variance) - (length**2 + radius**2) / (2 * variance) + np.log(ive(0, kappa)) + kappa
+        total = (
+            total
+            - log(2 * pi * variance)
+            - (length**2 + radius**2) / (2 * variance)
+            + np.log(ive(0, kappa))
+            + kappa
+        )
     return torch.tensor(total)
 
 
@@ -47,36 +54,60 @@ def shifts(n, k, generator):
 def errors_over_shifts(x, m, n, generator):
     """Errors of the bound over random shifts of the lattice; the table is ring_table's."""
     points, table, exact = lattices.lattice(x.shape[1] // 2, m), ring_table(x), ring_nats(x)
-    bounds = [objectives.lattice_bound(table, lattices.shifted(points, shift)) for shift in shifts(n, points.shape[1], generator)]
+    bounds = [
+        objectives.lattice_bound(table, lattices.shifted(points, shift))
+        for shift in shifts(n, points.shape[1], generator)
+    ]
     return torch.stack(bounds) - exact
 
 
 # log_mean_exp
 
 
-@given(n=st.integers(1, 7), m=st.integers(1, 60), scale=st.sampled_from([1.0, 30.0, 1e4]), seed=st.integers(0, 99))
+@given(
+    n=st.integers(1, 7),
+    m=st.integers(1, 60),
+    scale=st.sampled_from([1.0, 30.0, 1e4]),
+    seed=st.integers(0, 99),
+)
 def test_log_mean_exp_equals_scipy(n, m, scale, seed):
-    log_w = scale * torch.randn(n, m, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    log_w = scale * torch.randn(
+        n, m, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
     for dim in (0, 1, -1):
         expected = logsumexp(log_w.numpy(), axis=dim) - log(log_w.shape[dim])
-        torch.testing.assert_close(objectives.log_mean_exp(log_w, dim), torch.tensor(expected), rtol=1e-13, atol=1e-12)
+        torch.testing.assert_close(
+            objectives.log_mean_exp(log_w, dim), torch.tensor(expected), rtol=1e-13, atol=1e-12
+        )
     assert objectives.log_mean_exp(log_w).shape == (n,)
 
 
 def test_log_mean_exp_of_equal_weights_is_their_value_whatever_their_number():
     for m in (1, 7, 610):
-        torch.testing.assert_close(objectives.log_mean_exp(torch.full((3, m), -1e5, dtype=torch.float64)), torch.full((3,), -1e5).double())
+        torch.testing.assert_close(
+            objectives.log_mean_exp(torch.full((3, m), -1e5, dtype=torch.float64)),
+            torch.full((3,), -1e5).double(),
+        )
 
 
 def test_log_mean_exp_takes_impossible_points():
-    log_w = torch.tensor([[0.0, -float("inf")], [-float("inf"), -float("inf")]], dtype=torch.float64)
-    torch.testing.assert_close(objectives.log_mean_exp(log_w), torch.tensor([-log(2), -float("inf")], dtype=torch.float64))
+    log_w = torch.tensor(
+        [[0.0, -float("inf")], [-float("inf"), -float("inf")]], dtype=torch.float64
+    )
+    torch.testing.assert_close(
+        objectives.log_mean_exp(log_w), torch.tensor([-log(2), -float("inf")], dtype=torch.float64)
+    )
 
 
 # closed forms
 
 
-@given(k=st.integers(1, 3), m=st.integers(1, 99), seed=st.integers(0, 99), name=st.sampled_from(["bernoulli", "gaussian"]))
+@given(
+    k=st.integers(1, 3),
+    m=st.integers(1, 99),
+    seed=st.integers(0, 99),
+    name=st.sampled_from(["bernoulli", "gaussian"]),
+)
 def test_constant_decoder_gives_its_own_likelihood_on_every_lattice(k, m, seed, name):
     """No size of the lattice changes it: log p(x) = log p(x | mean)."""
     generator = torch.Generator().manual_seed(seed)
@@ -86,9 +117,13 @@ def test_constant_decoder_gives_its_own_likelihood_on_every_lattice(k, m, seed, 
     constant = torch.randn(1, 3, dtype=torch.float64, generator=generator)
     points = lattices.shifted(lattices.lattice(k, m), lattices.random_shift(k, generator))
     table = likelihood.table(x, constant.expand(len(points), 3))
-    torch.testing.assert_close(objectives.log_mean_exp(table), likelihood.table(x, constant)[:, 0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        objectives.log_mean_exp(table), likelihood.table(x, constant)[:, 0], rtol=0, atol=1e-12
+    )
     weights = posteriors.responsibilities(table)
-    torch.testing.assert_close(weights, torch.full((5, m), 1 / m, dtype=torch.float64), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        weights, torch.full((5, m), 1 / m, dtype=torch.float64), rtol=1e-12, atol=0
+    )
     mean, resultant = posteriors.mean_direction(weights, points)
     assert mean.isfinite().all()
     assert m == 1 or resultant.max() < 1e-12
@@ -103,8 +138,15 @@ def test_printed_values_are_the_closed_forms():
 def test_bound_on_the_circle_converges_like_the_trapezoid_rule(m, worst):
     """Largest error over all shifts, by an even grid of them."""
     grid = torch.arange(200, dtype=torch.float64) / 200 / m
-    bounds = [objectives.lattice_bound(ring_table(CIRCLE_X), lattices.shifted(lattices.lattice(1, m), shift[None])) for shift in grid]
-    assert (torch.stack(bounds) - CIRCLE_NATS).abs().max().item() == pytest.approx(worst, rel=0.01, abs=1e-14)
+    bounds = [
+        objectives.lattice_bound(
+            ring_table(CIRCLE_X), lattices.shifted(lattices.lattice(1, m), shift[None])
+        )
+        for shift in grid
+    ]
+    assert (torch.stack(bounds) - CIRCLE_NATS).abs().max().item() == pytest.approx(
+        worst, rel=0.01, abs=1e-14
+    )
 
 
 @given(seed=st.integers(0, 999), m=st.sampled_from([97, 233]))
@@ -116,7 +158,9 @@ def test_bound_on_the_circle_is_the_bessel_form(seed, m):
 
 @pytest.mark.parametrize(("m", "rms"), [(55, 2.1e-3), (89, 1.0e-4), (144, 4e-7)])
 def test_bound_on_the_product_torus_has_the_published_rms(m, rms, generator):
-    assert errors_over_shifts(TORUS_X, m, 50, generator).square().mean().sqrt().item() == pytest.approx(rms, rel=0.3)
+    assert errors_over_shifts(
+        TORUS_X, m, 50, generator
+    ).square().mean().sqrt().item() == pytest.approx(rms, rel=0.3)
 
 
 def test_bound_on_the_product_torus_is_exact_at_610_where_plain_monte_carlo_is_rough(generator):
@@ -129,7 +173,10 @@ def test_bound_on_the_product_torus_is_exact_at_610_where_plain_monte_carlo_is_r
 
 @pytest.mark.parametrize("m", [610, 6765])
 def test_float32_pipeline_is_precise_on_large_lattices(m, generator, device):
-    points, table = lattices.lattice(2, m, torch.float32).to(device), ring_table(TORUS_X.float().to(device))
+    points, table = (
+        lattices.lattice(2, m, torch.float32).to(device),
+        ring_table(TORUS_X.float().to(device)),
+    )
     for shift in [torch.zeros(2), *shifts(5, 2, generator)]:
         bound = objectives.lattice_bound(table, lattices.shifted(points, shift))
         assert bound.dtype == torch.float32
@@ -138,11 +185,16 @@ def test_float32_pipeline_is_precise_on_large_lattices(m, generator, device):
 
 @given(m=st.integers(3, 99), rho=st.floats(0, 0.95), shift=st.floats(0, 1, exclude_max=True))
 def test_trigonometric_coins_are_integrated_exactly(m, rho, shift):
-    """Two equal pixels of probability (1 + rho cos 2 pi z) / 2 are both on with probability (1 + rho^2 / 2) / 4."""
+    """Two equal pixels of probability (1 + rho cos 2 pi z) / 2 are both on with probability (1 +
+    rho^2 / 2) / 4."""
     points = lattices.shifted(lattices.lattice(1, m), torch.tensor([shift], dtype=torch.float64))
     probability = (0.5 * (1 + rho * (2 * pi * points).cos())).expand(m, 2)
-    both_on = likelihoods.Bernoulli(2).table(torch.ones(1, 2, dtype=torch.float64), torch.logit(probability))
-    assert objectives.log_mean_exp(both_on).exp().item() == pytest.approx(0.25 * (1 + rho**2 / 2), abs=1e-14)
+    both_on = likelihoods.Bernoulli(2).table(
+        torch.ones(1, 2, dtype=torch.float64), torch.logit(probability)
+    )
+    assert objectives.log_mean_exp(both_on).exp().item() == pytest.approx(
+        0.25 * (1 + rho**2 / 2), abs=1e-14
+    )
 
 
 @pytest.mark.parametrize("m", [3, 5, 610])
@@ -157,13 +209,16 @@ def test_trigonometric_coins_have_the_printed_probability(m, generator):
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("q", [1, 305, 377])
 def test_step_decoder_is_integrated_exactly_for_every_shift(axis, q, generator):
-    """Two constant pieces with a border at a multiple of 1 / m: as many points on each side as its share of the torus."""
+    """Two constant pieces with a border at a multiple of 1 / m: as many points on each side as its
+    share of the torus."""
     first, second = 0.9, 0.2
     expected = q / 610 * first + (1 - q / 610) * second
     for shift in shifts(50, 2, generator):
         points = lattices.shifted(lattices.lattice(2, 610), shift)
         probability = second + (first - second) * (points[:, axis : axis + 1] < q / 610).double()
-        table = likelihoods.Bernoulli(1).table(torch.ones(1, 1, dtype=torch.float64), torch.logit(probability))
+        table = likelihoods.Bernoulli(1).table(
+            torch.ones(1, 1, dtype=torch.float64), torch.logit(probability)
+        )
         assert objectives.log_mean_exp(table).exp().item() == pytest.approx(expected, abs=1e-13)
 
 
@@ -171,11 +226,15 @@ def test_step_decoder_is_integrated_exactly_for_every_shift(axis, q, generator):
 
 
 def test_mean_bound_over_shifts_rises_with_the_lattice_and_stays_below_log_p():
-    """Over an even grid of shifts the mean of p(x) is exact, so that Jensen's inequality holds without noise."""
+    """Over an even grid of shifts the mean of p(x) is exact, so that Jensen's inequality holds
+    without noise."""
     table, means = ring_table(CIRCLE_X), []
     for m in (4, 8, 16):
         grid = torch.arange(200, dtype=torch.float64) / 200 / m
-        bounds = [objectives.lattice_bound(table, lattices.shifted(lattices.lattice(1, m), shift[None])) for shift in grid]
+        bounds = [
+            objectives.lattice_bound(table, lattices.shifted(lattices.lattice(1, m), shift[None]))
+            for shift in grid
+        ]
         means.append(torch.stack(bounds).mean().item())
     assert means[0] < means[1] - 1e-3
     assert means[1] < means[2] - 1e-6
@@ -195,7 +254,10 @@ def test_bound_of_random_shifts_is_below_log_p_and_unbiased_for_p(generator):
 def model(generator, n=7, d=5):
     x = torch.randn(n, d, dtype=torch.float64, generator=generator)
     torch.manual_seed(0)
-    decoder, likelihood = networks.MLPDecoder(2, d, (11,), 2).double(), likelihoods.Gaussian(d, "diagonal").double()
+    decoder, likelihood = (
+        networks.MLPDecoder(2, d, (11,), 2).double(),
+        likelihoods.Gaussian(d, "diagonal").double(),
+    )
     likelihood.start(x)
     return x, decoder, likelihood, [*decoder.parameters(), *likelihood.parameters()]
 
@@ -208,10 +270,15 @@ def test_chunked_bound_equals_one_pass_in_value_and_gradient(m, chunk_size, seed
     row_weights = torch.rand(7, dtype=torch.float64, generator=generator)
 
     def bound_and_gradient(chunk_size):
-        bound = objectives.lattice_bound(lambda z: likelihood.table(x, decoder(z)), points, chunk_size)
+        bound = objectives.lattice_bound(
+            lambda z: likelihood.table(x, decoder(z)), points, chunk_size
+        )
         return bound.detach(), torch.autograd.grad(bound @ row_weights, parameters)
 
-    (bound, gradient), (expected, expected_gradient) = bound_and_gradient(chunk_size), bound_and_gradient(None)
+    (bound, gradient), (expected, expected_gradient) = (
+        bound_and_gradient(chunk_size),
+        bound_and_gradient(None),
+    )
     torch.testing.assert_close(bound, expected, rtol=0, atol=1e-10)
     for one, other in zip(gradient, expected_gradient, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
@@ -243,11 +310,16 @@ def test_chunked_bound_needs_no_gradient(generator):
 
 def test_chunked_bound_of_coarse_products_is_that_of_one_pass(generator, device):
     x = torch.randn(7, 5, generator=generator).to(device)
-    decoder, likelihood = networks.MLPDecoder(2, 5, (11,), 2).to(device), likelihoods.Gaussian(5).to(device)
+    decoder, likelihood = (
+        networks.MLPDecoder(2, 5, (11,), 2).to(device),
+        likelihoods.Gaussian(5).to(device),
+    )
     points, results = lattices.lattice(2, 34, torch.float32).to(device), []
     with matmul_precision("medium"):
         for chunk_size in (5, None):
-            bound = objectives.lattice_bound(lambda z: likelihood.table(x, decoder(z)), points, chunk_size)
+            bound = objectives.lattice_bound(
+                lambda z: likelihood.table(x, decoder(z)), points, chunk_size
+            )
             gradient = torch.autograd.grad(bound.mean(), decoder.parameters())
             results.append((bound.detach(), torch.cat([g.flatten() for g in gradient])))
     (bound, gradient), (expected, expected_gradient) = results
@@ -268,7 +340,10 @@ def test_bound_does_not_depend_on_the_order_of_points(generator):
     x, decoder, likelihood, _ = model(generator)
     points = lattices.lattice(2, 34)
     permuted = points[torch.randperm(34, generator=generator)]
-    bounds = [objectives.lattice_bound(lambda z: likelihood.table(x, decoder(z)), z, 5) for z in (points, permuted)]
+    bounds = [
+        objectives.lattice_bound(lambda z: likelihood.table(x, decoder(z)), z, 5)
+        for z in (points, permuted)
+    ]
     torch.testing.assert_close(*bounds, rtol=0, atol=1e-12)
 
 
@@ -276,12 +351,18 @@ def test_bound_does_not_depend_on_the_order_of_points(generator):
 
 
 @given(
-    n=st.integers(1, 7), d=st.integers(1, 5), m=st.integers(1, 34), seed=st.integers(0, 99), name=st.sampled_from(["bernoulli", "gaussian"])
+    n=st.integers(1, 7),
+    d=st.integers(1, 5),
+    m=st.integers(1, 34),
+    seed=st.integers(0, 99),
+    name=st.sampled_from(["bernoulli", "gaussian"]),
 )
 def test_gradient_of_the_bound_is_fishers_identity(n, d, m, seed, name):
     """d(mean bound) / d(eta) = (W^T T(x) - sum(W) A'(eta)) / n, with W the responsibilities."""
     generator = torch.Generator().manual_seed(seed)
-    likelihood = {"bernoulli": likelihoods.Bernoulli(d), "gaussian": likelihoods.Gaussian(d, 0.3)}[name]
+    likelihood = {"bernoulli": likelihoods.Bernoulli(d), "gaussian": likelihoods.Gaussian(d, 0.3)}[
+        name
+    ]
     x = torch.rand(n, d, dtype=torch.float64, generator=generator)
     outputs = torch.randn(m, d, dtype=torch.float64, generator=generator).requires_grad_()
     table = likelihood.table(x, outputs)
@@ -289,7 +370,9 @@ def test_gradient_of_the_bound_is_fishers_identity(n, d, m, seed, name):
     weights, eta = posteriors.responsibilities(table.detach()), likelihood.natural(outputs)
     slope = eta.detach().sigmoid() if name == "bernoulli" else 0.3 * eta.detach()
     by_eta = (weights.T @ likelihood.statistics(x) - weights.sum(0)[:, None] * slope) / n
-    torch.testing.assert_close(gradient, torch.autograd.grad(eta, outputs, by_eta)[0], rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        gradient, torch.autograd.grad(eta, outputs, by_eta)[0], rtol=1e-10, atol=1e-12
+    )
 
 
 # memory
@@ -331,7 +414,10 @@ def test_affordable_points_grow_with_the_budget_from_one_to_all(generator):
     for m in (1, 2, 3, 89):
         points = lattices.lattice(2, m)
         budgets = [1, 10, 1_000, 3_000, 10_000, 30_000, 10**9]
-        affordable = [objectives.affordable_points(lambda z: likelihood.table(x, decoder(z)), points, b) for b in budgets]
+        affordable = [
+            objectives.affordable_points(lambda z: likelihood.table(x, decoder(z)), points, b)
+            for b in budgets
+        ]
         assert affordable == sorted(affordable)
         assert (affordable[0], affordable[-1]) == (1, m)
 
@@ -340,7 +426,10 @@ def test_affordable_points_of_small_lattices_are_those_of_large_ones(generator):
     x, decoder, likelihood, _ = model(generator)
     for budget in (500, 1_000, 2_000, 3_000):
         small, large = (
-            objectives.affordable_points(lambda z: likelihood.table(x, decoder(z)), lattices.lattice(2, m), budget) for m in (3, 89)
+            objectives.affordable_points(
+                lambda z: likelihood.table(x, decoder(z)), lattices.lattice(2, m), budget
+            )
+            for m in (3, 89)
         )
         assert small == min(3, large)
 
@@ -348,9 +437,13 @@ def test_affordable_points_of_small_lattices_are_those_of_large_ones(generator):
 def test_affordable_points_leave_no_gradients_behind(generator):
     x, decoder, likelihood, parameters = model(generator)
     before = [parameter.detach().clone() for parameter in parameters]
-    objectives.affordable_points(lambda z: likelihood.table(x, decoder(z)), lattices.lattice(2, 13), 1000)
+    objectives.affordable_points(
+        lambda z: likelihood.table(x, decoder(z)), lattices.lattice(2, 13), 1000
+    )
     assert all(parameter.grad is None for parameter in parameters)
-    assert all(torch.equal(parameter, copy) for parameter, copy in zip(parameters, before, strict=True))
+    assert all(
+        torch.equal(parameter, copy) for parameter, copy in zip(parameters, before, strict=True)
+    )
 
 
 # the whole model
@@ -360,7 +453,9 @@ def numpy_model(x, decoder, variance, m, vector):
     """Nats and mean directions; Bernoulli where the variance is None."""
     z = np.outer(np.arange(m), vector) % m / m
     basis = next(module for module in decoder.modules() if isinstance(module, networks.TorusBasis))
-    *hidden, (w, b) = [(u.weight.numpy(), u.bias.numpy()) for u in decoder.modules() if isinstance(u, nn.Linear)]
+    *hidden, (w, b) = [
+        (u.weight.numpy(), u.bias.numpy()) for u in decoder.modules() if isinstance(u, nn.Linear)
+    ]
     h = np.exp(2j * pi * z @ basis.harmonics.numpy().T)
     h = np.hstack([h.real, h.imag]) * basis.scales.numpy()
     for u, c in hidden:
@@ -373,7 +468,11 @@ def numpy_model(x, decoder, variance, m, vector):
         residuals = x[:, None] - center - sqrt(x.var(0).mean()) * f
         log_px_z = -0.5 * (residuals**2 / variance + np.log(2 * pi * variance)).sum(2)
     weights = np.exp(log_px_z - logsumexp(log_px_z, axis=1, keepdims=True))
-    return logsumexp(log_px_z, axis=1) - log(m), np.angle(weights @ np.exp(2j * pi * z)) / (2 * pi) % 1, weights
+    return (
+        logsumexp(log_px_z, axis=1) - log(m),
+        np.angle(weights @ np.exp(2j * pi * z)) / (2 * pi) % 1,
+        weights,
+    )
 
 
 @given(
@@ -413,7 +512,9 @@ def test_exp_of_the_bound_is_a_density(generator):
     """One feature: the lattice's mixture integrates to one over x, with any decoder."""
     grid = torch.linspace(-60, 60, 6001, dtype=torch.float64)[:, None]
     _, decoder, likelihood, _ = model(generator, n=23, d=1)
-    bound = objectives.lattice_bound(lambda z: likelihood.table(grid, decoder(z)), lattices.lattice(2, 34)).detach()
+    bound = objectives.lattice_bound(
+        lambda z: likelihood.table(grid, decoder(z)), lattices.lattice(2, 34)
+    ).detach()
     assert torch.trapezoid(bound.exp(), grid[:, 0]).item() == pytest.approx(1, abs=1e-9)
     assert exp(bound.max().item()) > 0.01
 
@@ -431,9 +532,13 @@ def test_elbo_is_mean_reconstruction_less_weighted_divergence(n, s, beta, seed):
     log_px_z = normal_draws(generator, n, s)
     for kl in (normal_draws(generator, n, 1), normal_draws(generator, n, s)):
         rows = zip(log_px_z.tolist(), kl.tolist(), strict=True)
-        expected = [sum(row) / s - beta * sum(divergence) / len(divergence) for row, divergence in rows]
+        expected = [
+            sum(row) / s - beta * sum(divergence) / len(divergence) for row, divergence in rows
+        ]
         bound = objectives.elbo(log_px_z, kl, beta)
-        torch.testing.assert_close(bound, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            bound, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-12
+        )
         assert torch.equal(objectives.elbo(log_px_z, kl), objectives.elbo(log_px_z, kl, 1.0))
 
 
@@ -441,14 +546,26 @@ def test_elbo_is_mean_reconstruction_less_weighted_divergence(n, s, beta, seed):
 def test_standard_error_of_mean_equals_numpy_along_any_axis(n, s, seed):
     values = normal_draws(torch.Generator().manual_seed(seed), n, s)
     expected = torch.from_numpy(np.std(values.numpy(), axis=1, ddof=1) / sqrt(s))
-    torch.testing.assert_close(objectives.standard_error_of_mean(values), expected, rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(objectives.standard_error_of_mean(values.T, 0), expected, rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(objectives.standard_error(values.T, 0), objectives.standard_error(values), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        objectives.standard_error_of_mean(values), expected, rtol=1e-10, atol=1e-12
+    )
+    torch.testing.assert_close(
+        objectives.standard_error_of_mean(values.T, 0), expected, rtol=1e-10, atol=1e-12
+    )
+    torch.testing.assert_close(
+        objectives.standard_error(values.T, 0),
+        objectives.standard_error(values),
+        rtol=1e-10,
+        atol=1e-12,
+    )
 
 
 def test_standard_errors_of_a_single_draw_are_infinite(generator):
     for error in (objectives.standard_error, objectives.standard_error_of_mean):
-        assert torch.equal(error(normal_draws(generator, 5, 1)), torch.full((5,), float("inf"), dtype=torch.float64))
+        assert torch.equal(
+            error(normal_draws(generator, 5, 1)),
+            torch.full((5,), float("inf"), dtype=torch.float64),
+        )
 
 
 @given(s=st.integers(2, 60), seed=st.integers(0, 99), offset=st.sampled_from([0.0, -1e4, 700.0]))
@@ -456,11 +573,14 @@ def test_standard_error_is_the_relative_error_of_the_mean_weight(s, seed, offset
     log_w = normal_draws(torch.Generator().manual_seed(seed), 3, s)
     weights = np.exp(log_w.numpy())
     expected = torch.from_numpy(weights.std(axis=1, ddof=1) / sqrt(s) / weights.mean(axis=1))
-    torch.testing.assert_close(objectives.standard_error(log_w + offset), expected, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(
+        objectives.standard_error(log_w + offset), expected, rtol=1e-8, atol=1e-10
+    )
 
 
 def test_standard_error_tells_how_repeated_estimates_scatter(generator):
-    """Log weights of scale 0.7 have the exact relative error sqrt(exp(0.49) - 1) over the root of their number."""
+    """Log weights of scale 0.7 have the exact relative error sqrt(exp(0.49) - 1) over the root of
+    their number."""
     s, repeats = 1009, 2003
     log_w = normal_draws(generator, repeats, s, scale=0.7)
     scatter = objectives.log_mean_exp(log_w).std().item()
@@ -472,10 +592,14 @@ def test_standard_error_tells_how_repeated_estimates_scatter(generator):
 
 
 def test_standard_error_of_equal_weights_is_zero():
-    assert torch.equal(objectives.standard_error(torch.full((3, 7), -1e5, dtype=torch.float64)), torch.zeros(3, dtype=torch.float64))
+    assert torch.equal(
+        objectives.standard_error(torch.full((3, 7), -1e5, dtype=torch.float64)),
+        torch.zeros(3, dtype=torch.float64),
+    )
 
 
-# gradients of bounds from draws: log p(x, z) with x given, z = loc + exp(log_scale) noise, model N(x; theta z, 1) N(z; 0, 1)
+# gradients of bounds from draws: log p(x, z) with x given, z = loc + exp(log_scale) noise, model
+# N(x; theta z, 1) N(z; 0, 1)
 
 OBSERVED, THETA, LOC, LOG_SCALE = 1.3, 0.8, 0.4, -0.3
 
@@ -487,8 +611,12 @@ def phi():
 def log_weights(noise, phi, theta, constant_density=False, z=None):
     """Log weights (n, s) of draws from noise (n, s), and the draws (n, s, 1)."""
     z = phi[0] + phi[1].exp() * noise if z is None else z
-    q = torch.distributions.Normal(*(value.detach() if constant_density else value for value in (phi[0], phi[1].exp())))
-    joint = torch.distributions.Normal(theta * z, 1.0).log_prob(torch.tensor(OBSERVED, dtype=torch.float64))
+    q = torch.distributions.Normal(
+        *(value.detach() if constant_density else value for value in (phi[0], phi[1].exp()))
+    )
+    joint = torch.distributions.Normal(theta * z, 1.0).log_prob(
+        torch.tensor(OBSERVED, dtype=torch.float64)
+    )
     return joint - 0.5 * (z**2 + log(2 * pi)) - q.log_prob(z), z[..., None]
 
 
@@ -508,14 +636,25 @@ def gradients(bound, noise, parameters):
     rows = []
     for row in noise:
         values = parameters()
-        rows.append(torch.cat([g.reshape(-1) for g in torch.autograd.grad(bound(row[None], values, theta).sum(), (values, theta))]))
+        rows.append(
+            torch.cat(
+                [
+                    g.reshape(-1)
+                    for g in torch.autograd.grad(
+                        bound(row[None], values, theta).sum(), (values, theta)
+                    )
+                ]
+            )
+        )
     return torch.stack(rows)
 
 
 @pytest.mark.parametrize("s", [1, 2, 7, 50])
 def test_doubly_reparametrized_bound_is_the_bound(s, generator):
     noise, theta = normal_draws(generator, 5, s), torch.tensor(THETA, dtype=torch.float64)
-    torch.testing.assert_close(doubly(noise, phi(), theta), standard(noise, phi(), theta), rtol=0, atol=1e-13)
+    torch.testing.assert_close(
+        doubly(noise, phi(), theta), standard(noise, phi(), theta), rtol=0, atol=1e-13
+    )
 
 
 @given(s=st.integers(1, 11), seed=st.integers(0, 99))
@@ -527,30 +666,46 @@ def test_gradient_of_the_bound_is_that_of_log_weights_times_constant_weights(s, 
         log_w, _ = log_weights(noise, phi, theta)
         return (torch.softmax(log_w, -1).detach() * log_w).sum(-1)
 
-    torch.testing.assert_close(gradients(standard, noise, phi), gradients(detached, noise, phi), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        gradients(standard, noise, phi), gradients(detached, noise, phi), rtol=1e-10, atol=1e-12
+    )
 
 
 def test_gradient_of_the_bound_of_one_draw_is_that_of_the_elbo(generator):
     noise = normal_draws(generator, 7, 1)
 
     def one_draw_elbo(noise, phi, theta):
-        return objectives.elbo(log_weights(noise, phi, theta)[0], torch.zeros(len(noise), 1, dtype=torch.float64))
+        return objectives.elbo(
+            log_weights(noise, phi, theta)[0], torch.zeros(len(noise), 1, dtype=torch.float64)
+        )
 
-    torch.testing.assert_close(gradients(standard, noise, phi), gradients(one_draw_elbo, noise, phi), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        gradients(standard, noise, phi),
+        gradients(one_draw_elbo, noise, phi),
+        rtol=1e-12,
+        atol=1e-12,
+    )
 
 
 def test_doubly_reparametrized_gradient_of_one_draw_is_the_path_derivative(generator):
-    """Sticking the landing: the density of the proposal as a constant. At the true posterior it is zero, draw by draw."""
+    """Sticking the landing: the density of the proposal as a constant. At the true posterior it is
+    zero, draw by draw."""
     noise = normal_draws(generator, 7, 1)
 
     def path(noise, phi, theta):
         return log_weights(noise, phi, theta, True)[0].sum(-1)
 
-    torch.testing.assert_close(gradients(doubly, noise, phi), gradients(path, noise, phi), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        gradients(doubly, noise, phi), gradients(path, noise, phi), rtol=1e-12, atol=1e-12
+    )
     variance = 1 / (1 + THETA**2)
 
     def posterior():
-        return torch.tensor([THETA * OBSERVED * variance, 0.5 * log(variance)], dtype=torch.float64, requires_grad=True)
+        return torch.tensor(
+            [THETA * OBSERVED * variance, 0.5 * log(variance)],
+            dtype=torch.float64,
+            requires_grad=True,
+        )
 
     for s in (1, 5):
         found = gradients(doubly, normal_draws(generator, 7, s), posterior)[:, :2]
@@ -559,29 +714,49 @@ def test_doubly_reparametrized_gradient_of_one_draw_is_the_path_derivative(gener
 
 @given(s=st.integers(1, 11), seed=st.integers(0, 99))
 def test_doubly_reparametrized_gradient_weighs_paths_by_squares(s, seed):
-    """A loop over the draws: sum_k v_k^2 (d log w_k / d z_k) (d z_k / d phi) for the proposal, sum_k v_k d log w_k for the model."""
+    """A loop over the draws: sum_k v_k^2 (d log w_k / d z_k) (d z_k / d phi) for the proposal,
+    sum_k v_k d log w_k for the model."""
     noise = normal_draws(torch.Generator().manual_seed(seed), 3, s)
     found = gradients(doubly, noise, phi)
     for row, gradient in zip(noise.tolist(), found, strict=True):
         scale = exp(LOG_SCALE)
         draws = [LOC + scale * e for e in row]
-        log_w = [-0.5 * (OBSERVED - THETA * z) ** 2 - 0.5 * z**2 + 0.5 * e**2 for z, e in zip(draws, row, strict=True)]
+        log_w = [
+            -0.5 * (OBSERVED - THETA * z) ** 2 - 0.5 * z**2 + 0.5 * e**2
+            for z, e in zip(draws, row, strict=True)
+        ]
         total = sum(exp(value) for value in log_w)
         v = [exp(value) / total for value in log_w]
         slopes = [THETA * (OBSERVED - THETA * z) - z + (z - LOC) / scale**2 for z in draws]
         by_loc = sum(weight**2 * slope for weight, slope in zip(v, slopes, strict=True))
-        by_log_scale = sum(weight**2 * slope * scale * e for weight, slope, e in zip(v, slopes, row, strict=True))
-        by_theta = sum(weight * z * (OBSERVED - THETA * z) for weight, z in zip(v, draws, strict=True))
-        torch.testing.assert_close(gradient, torch.tensor([by_loc, by_log_scale, by_theta], dtype=torch.float64), rtol=1e-9, atol=1e-11)
+        by_log_scale = sum(
+            weight**2 * slope * scale * e for weight, slope, e in zip(v, slopes, row, strict=True)
+        )
+        by_theta = sum(
+            weight * z * (OBSERVED - THETA * z) for weight, z in zip(v, draws, strict=True)
+        )
+        torch.testing.assert_close(
+            gradient,
+            torch.tensor([by_loc, by_log_scale, by_theta], dtype=torch.float64),
+            rtol=1e-9,
+            atol=1e-11,
+        )
 
 
 def test_doubly_reparametrized_gradient_of_the_model_is_the_plain_one(generator):
     noise = normal_draws(generator, 11, 7)
-    torch.testing.assert_close(gradients(doubly, noise, phi)[:, 2], gradients(standard, noise, phi)[:, 2], rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        gradients(doubly, noise, phi)[:, 2],
+        gradients(standard, noise, phi)[:, 2],
+        rtol=1e-10,
+        atol=1e-12,
+    )
 
 
 @pytest.mark.parametrize(("s", "repeats"), [(3, 2003), (50, 1009)])
-def test_both_gradients_have_one_expectation_and_the_doubly_reparametrized_one_less_noise(s, repeats, generator):
+def test_both_gradients_have_one_expectation_and_the_doubly_reparametrized_one_less_noise(
+    s, repeats, generator
+):
     noise = normal_draws(generator, repeats, s)
     plain, double = gradients(standard, noise, phi)[:, :2], gradients(doubly, noise, phi)[:, :2]
     differences = plain - double
@@ -600,11 +775,16 @@ def test_doubly_reparametrized_bound_needs_no_gradient(generator):
 
 
 def test_bounds_from_draws_rise_with_their_number_and_stay_below_log_p(generator):
-    """V2: elbo <= IWAE_K <= IWAE_K' <= log p in expectation, for a proposal that is not the posterior."""
+    """V2: elbo <= IWAE_K <= IWAE_K' <= log p in expectation, for a proposal that is not the
+    posterior."""
     repeats, theta, variance = 40_009, torch.tensor(THETA, dtype=torch.float64), 1 + THETA**2
     log_p = -0.5 * (OBSERVED**2 / variance + log(2 * pi * variance))
     scale, best = exp(LOG_SCALE), 1 / sqrt(variance)
-    gap = log(best / scale) + (scale**2 + (LOC - THETA * OBSERVED / variance) ** 2) / (2 * best**2) - 0.5
+    gap = (
+        log(best / scale)
+        + (scale**2 + (LOC - THETA * OBSERVED / variance) ** 2) / (2 * best**2)
+        - 0.5
+    )
     means, errors = [], []
     for s in (1, 2, 5, 23):
         bounds = standard(normal_draws(generator, repeats, s), phi(), theta).detach()
@@ -616,17 +796,26 @@ def test_bounds_from_draws_rise_with_their_number_and_stay_below_log_p(generator
 
 
 def test_elbo_of_a_wrong_proposal_misses_log_p_by_its_divergence_from_the_posterior():
-    """V2, exactly: the expected reconstruction by Gauss-Hermite quadrature, which is exact for a quadratic."""
+    """V2, exactly: the expected reconstruction by Gauss-Hermite quadrature, which is exact for a
+    quadratic."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(5)
     variance, scale = 1 + THETA**2, exp(LOG_SCALE)
-    q = proposals.DiagonalNormal(torch.tensor([[LOC]], dtype=torch.float64), torch.tensor([[scale**2]], dtype=torch.float64))
+    q = proposals.DiagonalNormal(
+        torch.tensor([[LOC]], dtype=torch.float64), torch.tensor([[scale**2]], dtype=torch.float64)
+    )
     z = q.at(torch.tensor(nodes)[:, None])
-    reconstruction = torch.distributions.Normal(THETA * z[..., 0], 1.0).log_prob(torch.tensor(OBSERVED, dtype=torch.float64))
+    reconstruction = torch.distributions.Normal(THETA * z[..., 0], 1.0).log_prob(
+        torch.tensor(OBSERVED, dtype=torch.float64)
+    )
     expected = reconstruction @ torch.tensor(weights / weights.sum())
     bound = objectives.elbo(expected[:, None], q.kl(z)).item()
     log_p = -0.5 * (OBSERVED**2 / variance + log(2 * pi * variance))
     best = 1 / sqrt(variance)
-    gap = log(best / scale) + (scale**2 + (LOC - THETA * OBSERVED / variance) ** 2) / (2 * best**2) - 0.5
+    gap = (
+        log(best / scale)
+        + (scale**2 + (LOC - THETA * OBSERVED / variance) ** 2) / (2 * best**2)
+        - 0.5
+    )
     assert bound == pytest.approx(log_p - gap, abs=1e-12)
 
 
@@ -646,7 +835,9 @@ def test_discrepancy_equals_a_double_loop(n, m, k, seed):
         return sum(pairs) / max(1, len(pairs))
 
     between = sum(kernel(u, v) for u in a for v in b) / (n * m)
-    assert objectives.maximum_mean_discrepancy(a, b).item() == pytest.approx(within(a) + within(b) - 2 * between, abs=1e-12)
+    assert objectives.maximum_mean_discrepancy(a, b).item() == pytest.approx(
+        within(a) + within(b) - 2 * between, abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("n", [2, 3, 23])
@@ -661,8 +852,13 @@ def test_discrepancy_of_equal_distributions_has_expectation_zero(n, generator):
 
 def test_discrepancy_grows_with_a_shift_and_with_a_spread(generator):
     a, b = torch.randn(2, 1009, 3, dtype=torch.float64, generator=generator)
-    shifts = [objectives.maximum_mean_discrepancy(a, b + shift).item() for shift in (0.0, 0.3, 1.0, 3.0, 1e4)]
-    spreads = [objectives.maximum_mean_discrepancy(a, b * spread).item() for spread in (1.0, 0.5, 0.1)]
+    shifts = [
+        objectives.maximum_mean_discrepancy(a, b + shift).item()
+        for shift in (0.0, 0.3, 1.0, 3.0, 1e4)
+    ]
+    spreads = [
+        objectives.maximum_mean_discrepancy(a, b * spread).item() for spread in (1.0, 0.5, 0.1)
+    ]
     assert shifts == sorted(shifts)
     assert spreads == sorted(spreads)
     assert abs(shifts[0]) < 0.01 < shifts[1]
@@ -674,10 +870,14 @@ def test_discrepancy_grows_with_a_shift_and_with_a_spread(generator):
 def test_discrepancy_estimate_of_few_points_is_unbiased(generator):
     """The mean over samples of 5 and 7 is what large samples say."""
     large = objectives.maximum_mean_discrepancy(
-        torch.randn(1511, 2, dtype=torch.float64, generator=generator), 1 + torch.randn(1511, 2, dtype=torch.float64, generator=generator)
+        torch.randn(1511, 2, dtype=torch.float64, generator=generator),
+        1 + torch.randn(1511, 2, dtype=torch.float64, generator=generator),
     )
     draws = [
-        (torch.randn(5, 2, dtype=torch.float64, generator=generator), 1 + torch.randn(7, 2, dtype=torch.float64, generator=generator))
+        (
+            torch.randn(5, 2, dtype=torch.float64, generator=generator),
+            1 + torch.randn(7, 2, dtype=torch.float64, generator=generator),
+        )
         for _ in range(2003)
     ]
     values = torch.stack([objectives.maximum_mean_discrepancy(a, b) for a, b in draws])

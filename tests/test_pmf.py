@@ -24,14 +24,19 @@ from skqlvm import PMFSampler, _histograms
 HAND = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 4.0], [4.0, 4.0]])
 
 FLOATS = {
-    np.float64: st.floats(-1e300, 1e300) | st.floats(-1, 1) | st.sampled_from([0.0, 1.0, 1.0 + 2**-52, 1e-320, 1e8, 1e8 + 2**-26]),
-    np.float32: st.floats(-(2.0**100), 2.0**100, width=32) | st.floats(-1, 1, width=32) | st.sampled_from([0.0, 1.0, 1e8, 1e8 + 8]),
+    np.float64: st.floats(-1e300, 1e300)
+    | st.floats(-1, 1)
+    | st.sampled_from([0.0, 1.0, 1.0 + 2**-52, 1e-320, 1e8, 1e8 + 2**-26]),
+    np.float32: st.floats(-(2.0**100), 2.0**100, width=32)
+    | st.floats(-1, 1, width=32)
+    | st.sampled_from([0.0, 1.0, 1e8, 1e8 + 8]),
 }
 
 
 @st.composite
 def codes(draw, dtypes=(np.float32, np.float64)):
-    """Up to 13 codes in up to 5 dimensions, with ties, huge ranges and ranges of a few last digits."""
+    """Up to 13 codes in up to 5 dimensions, with ties, huge ranges and ranges of a few last
+    digits."""
     dtype = draw(st.sampled_from(dtypes))
     shape = draw(st.tuples(st.integers(1, 13), st.integers(1, 5)))
     return draw(arrays(dtype, shape, elements=FLOATS[dtype]))
@@ -41,7 +46,9 @@ def codes(draw, dtypes=(np.float32, np.float64)):
 def Z():
     """Codes in three dimensions, 211 rows: two correlated columns and one of few values."""
     generator = np.random.default_rng(5)
-    Z = generator.normal(size=(211, 3)) @ np.array([[1.0, 0.7, 0.0], [0.0, 0.3, 0.0], [0.0, 0.0, 1.0]])
+    Z = generator.normal(size=(211, 3)) @ np.array(
+        [[1.0, 0.7, 0.0], [0.0, 0.3, 0.0], [0.0, 0.0, 1.0]]
+    )
     Z[:, 2] = np.round(Z[:, 2])
     return Z
 
@@ -59,8 +66,12 @@ def test_hand_case_has_the_bins_weights_and_densities_of_paper_and_pencil():
     assert sampler.n_bins_occupied_ == 4
     assert sampler.n_bins_.tolist() == [4, 4]
     assert [edges.tolist() for edges in sampler.bin_edges_] == [[0, 1, 2, 3, 4]] * 2
-    np.testing.assert_allclose(sampler.score_samples([[0.5, 0.5], [4.0, 4.0], [1.2, 3.9]]), log(1 / 4), rtol=1e-15)
-    assert np.isneginf(sampler.score_samples([[2.5, 0.5], [0.5, 3.5], [-0.1, 0.0], [4.1, 4.0]])).all()
+    np.testing.assert_allclose(
+        sampler.score_samples([[0.5, 0.5], [4.0, 4.0], [1.2, 3.9]]), log(1 / 4), rtol=1e-15
+    )
+    assert np.isneginf(
+        sampler.score_samples([[2.5, 0.5], [0.5, 3.5], [-0.1, 0.0], [4.1, 4.0]])
+    ).all()
     assert sampler.score(HAND) == pytest.approx(-1.386294, abs=1e-6)
 
 
@@ -115,7 +126,8 @@ def test_every_sample_on_circles_quantises_to_an_occupied_bin(Z, n_bins, seed):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("n_bins", [1, 3, 20, 1_000_003])
 def test_samples_stay_in_their_bins_at_the_seams(dtype, n_bins):
-    """Draws within rounding of every edge, where bins are far narrower than the codes are large, and where zero is inside."""
+    """Draws within rounding of every edge, where bins are far narrower than the codes are large,
+    and where zero is inside."""
     for low, high in [(1000.0, 1000.5), (-1.0, 1.0), (0.1, 0.7)]:
         Z = np.linspace(low, high, 1009, dtype=dtype)[:, np.newaxis]
         sampler = PMFSampler(n_bins).fit(Z)
@@ -129,7 +141,8 @@ def test_samples_stay_in_their_bins_at_the_seams(dtype, n_bins):
 @pytest.mark.parametrize("periodic", [False, True])
 @pytest.mark.parametrize("bin_range", [(0.0, 1.0), (0.1, 0.7), (-0.3, 0.45), (1 / 3, 1e4)])
 def test_samples_stay_in_a_given_range_at_the_seams(dtype, periodic, bin_range):
-    """Also where a dtype has not the ends of the range: a sample is inside, and on a circle not at its upper end."""
+    """Also where a dtype has not the ends of the range: a sample is inside, and on a circle not at
+    its upper end."""
     low, high = bin_range
     Z = np.linspace(low, high, 101)[1:-1, np.newaxis].astype(dtype)
     sampler = PMFSampler(7, periodic=periodic, bin_range=bin_range).fit(Z)
@@ -146,8 +159,12 @@ def test_samples_stay_in_a_given_range_at_the_seams(dtype, periodic, bin_range):
 @pytest.mark.parametrize("periodic", [False, (True, False)])
 def test_density_integrates_to_one(Z, smoothing, periodic):
     n_bins = (5, 7)
-    sampler = PMFSampler(n_bins, smoothing=smoothing, bin_range=((-2.0, -1.5), (1.0, 1.25)), periodic=periodic).fit(Z[:, :2])
-    centres = np.meshgrid(*((edges[1:] + edges[:-1]) / 2 for edges in sampler.bin_edges_), indexing="ij")
+    sampler = PMFSampler(
+        n_bins, smoothing=smoothing, bin_range=((-2.0, -1.5), (1.0, 1.25)), periodic=periodic
+    ).fit(Z[:, :2])
+    centres = np.meshgrid(
+        *((edges[1:] + edges[:-1]) / 2 for edges in sampler.bin_edges_), indexing="ij"
+    )
     area = 3.0 / 5 * 2.75 / 7
     density = np.exp(sampler.score_samples(np.column_stack([grid.ravel() for grid in centres])))
     assert density.sum() * area == pytest.approx(1, rel=1e-12)
@@ -171,7 +188,9 @@ def test_sampled_bins_have_their_weights(Z):
     sampler = PMFSampler(4).fit(Z)
     n = 100_000
     found = Counter(map(tuple, sampler.quantize(sampler.sample(n, random_state=1)).tolist()))
-    assert chisquare([found[cell] for cell in occupied(sampler)], n * sampler.weights_).pvalue > 1e-3
+    assert (
+        chisquare([found[cell] for cell in occupied(sampler)], n * sampler.weights_).pvalue > 1e-3
+    )
 
 
 def test_samples_are_uniform_in_their_bin_or_at_its_centre():
@@ -188,7 +207,9 @@ def test_smoothing_draws_that_fraction_from_the_whole_box():
     shares = np.histogram(drawn, bins=4, range=(0, 8))[0] / len(drawn)
     np.testing.assert_allclose(shares, [0.4, 0.1, 0.1, 0.4], atol=0.01)
     assert cramervonmises(drawn[(drawn > 2) & (drawn < 6)], "uniform", args=(2, 4)).pvalue > 1e-3
-    np.testing.assert_allclose(np.exp(sampler.score_samples([[1.0], [3.0]])), [0.2, 0.05], rtol=1e-14)
+    np.testing.assert_allclose(
+        np.exp(sampler.score_samples([[1.0], [3.0]])), [0.2, 0.05], rtol=1e-14
+    )
     assert np.isneginf(sampler.score_samples([[8.1]]))
     centres = sampler.set_params(within_bin="center").sample(500, random_state=0)
     assert np.unique(centres).tolist() == [1, 3, 5, 7]
@@ -210,7 +231,8 @@ def test_256_dimensions_of_20_bins_do_not_overflow():
 
 
 def test_time_grows_with_rows_and_columns_in_proportion():
-    """Within a factor of five, where a square would be 32: other work on the processor must not matter."""
+    """Within a factor of five, where a square would be 32: other work on the processor must not
+    matter."""
 
     def seconds(n, d):
         Z = np.random.default_rng(0).normal(size=(n, d))
@@ -254,14 +276,23 @@ def test_scaling_and_shifting_a_column_does_it_to_the_samples(exponent, shift, n
     np.testing.assert_array_equal(straight.bins_, other.bins_)
     expected = straight.sample(50, random_state=4)
     expected[:, 1] = (expected[:, 1] + shift) * 2.0**exponent
-    np.testing.assert_allclose(other.sample(50, random_state=4), expected, rtol=1e-12, atol=1e-13 * 2.0**exponent)
-    np.testing.assert_allclose(other.score_samples(moved), straight.score_samples(Z) - exponent * log(2), rtol=1e-9)
+    np.testing.assert_allclose(
+        other.sample(50, random_state=4), expected, rtol=1e-12, atol=1e-13 * 2.0**exponent
+    )
+    np.testing.assert_allclose(
+        other.score_samples(moved), straight.score_samples(Z) - exponent * log(2), rtol=1e-9
+    )
 
 
 def test_one_bin_is_uniform_on_the_box_and_many_bins_resample_the_codes(Z):
     box = PMFSampler(1).fit(Z[:, :1])
     low, high = Z[:, 0].min(), Z[:, 0].max()
-    assert cramervonmises(box.sample(2000, random_state=0).ravel(), "uniform", args=(low, high - low)).pvalue > 1e-3
+    assert (
+        cramervonmises(
+            box.sample(2000, random_state=0).ravel(), "uniform", args=(low, high - low)
+        ).pvalue
+        > 1e-3
+    )
     drawn = PMFSampler(10_000_000).fit(Z).sample(300, random_state=0)
     gap = np.abs(drawn[:, np.newaxis] - Z).max(axis=2).min(axis=1)
     assert (gap <= np.ptp(Z, axis=0).max() / 10_000_000).all()
@@ -276,10 +307,16 @@ def test_order_of_the_rows_changes_nothing(Z, random, n_bins):
     shuffled = PMFSampler(n_bins).fit(Z[order], sample_weight=weights[order])
     np.testing.assert_array_equal(straight.bins_, shuffled.bins_)
     np.testing.assert_array_equal(straight.weights_, shuffled.weights_)
-    np.testing.assert_array_equal(straight.sample(7, random_state=0), shuffled.sample(7, random_state=0))
+    np.testing.assert_array_equal(
+        straight.sample(7, random_state=0), shuffled.sample(7, random_state=0)
+    )
 
 
-@given(st.integers(0, 99), st.sampled_from(["auto", 9]), st.sampled_from(["minmax", ("quantile", 0.1, 0.8)]))
+@given(
+    st.integers(0, 99),
+    st.sampled_from(["auto", 9]),
+    st.sampled_from(["minmax", ("quantile", 0.1, 0.8)]),
+)
 def test_integer_weights_equal_repeated_rows(seed, n_bins, bin_range):
     generator = np.random.default_rng(seed)
     Z, repeats = generator.normal(size=(53, 2)), generator.integers(0, 4, size=53)
@@ -287,7 +324,9 @@ def test_integer_weights_equal_repeated_rows(seed, n_bins, bin_range):
     repeated = PMFSampler(n_bins, bin_range=bin_range).fit(np.repeat(Z, repeats, axis=0))
     np.testing.assert_array_equal(weighted.bins_, repeated.bins_)
     np.testing.assert_array_equal(weighted.weights_, repeated.weights_)
-    assert [edges.tolist() for edges in weighted.bin_edges_] == [edges.tolist() for edges in repeated.bin_edges_]
+    assert [edges.tolist() for edges in weighted.bin_edges_] == [
+        edges.tolist() for edges in repeated.bin_edges_
+    ]
 
 
 def test_weights_are_masses_whatever_their_unit(Z):
@@ -302,14 +341,19 @@ def test_weights_are_masses_whatever_their_unit(Z):
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=4, unique=True), st.booleans())
 def test_partial_fits_equal_one_fit_with_a_given_range(cuts, conditional):
     generator = np.random.default_rng(1)
-    Z, y = generator.normal(size=(101, 3)), np.array(list("abcde"))[np.sort(generator.integers(0, 5, 101))]
+    Z, y = (
+        generator.normal(size=(101, 3)),
+        np.array(list("abcde"))[np.sort(generator.integers(0, 5, 101))],
+    )
     parts = PMFSampler(7, bin_range=(-2, 2.5), conditional=conditional)
     for start, end in pairwise([0, *sorted(cuts), 101]):
         assert parts.partial_fit(Z[start:end], y[start:end]) is parts
     whole = PMFSampler(7, bin_range=(-2, 2.5), conditional=conditional).fit(Z, y)
     np.testing.assert_array_equal(parts.bins_, whole.bins_)
     np.testing.assert_array_equal(parts.weights_, whole.weights_)
-    np.testing.assert_array_equal(parts.sample(31, random_state=0), whole.sample(31, random_state=0))
+    np.testing.assert_array_equal(
+        parts.sample(31, random_state=0), whole.sample(31, random_state=0)
+    )
     if conditional:
         assert parts.classes_.tolist() == list("abcde")
         np.testing.assert_array_equal(parts.bin_labels_, whole.bin_labels_)
@@ -317,18 +361,29 @@ def test_partial_fits_equal_one_fit_with_a_given_range(cuts, conditional):
 
 def test_partial_fit_keeps_the_bins_of_the_first_call_and_clips(Z):
     sampler = PMFSampler(4).partial_fit(HAND).partial_fit([[-100.0, 2.5], [3.1, 1000.0]])
-    assert occupied(sampler) == {(0, 0): 1 / 6, (0, 2): 1 / 6, (1, 0): 1 / 6, (1, 3): 1 / 6, (3, 3): 2 / 6}
+    assert occupied(sampler) == {
+        (0, 0): 1 / 6,
+        (0, 2): 1 / 6,
+        (1, 0): 1 / 6,
+        (1, 3): 1 / 6,
+        (3, 3): 2 / 6,
+    }
     assert sampler.bin_edges_[1].tolist() == [0, 1, 2, 3, 4]
     assert sampler.fit(HAND).bins_.tolist() == PMFSampler(4).fit(HAND).bins_.tolist()
-    with pytest.raises(ValueError, match="X has 3 features, but PMFSampler is expecting 2 features as input"):
+    with pytest.raises(
+        ValueError, match="X has 3 features, but PMFSampler is expecting 2 features as input"
+    ):
         sampler.partial_fit(Z)
 
 
 def test_two_components_apart_are_told_from_a_gaussian():
-    """Sliced Wasserstein distance to held-out codes of a mixture: nearer than a normal distribution with the same moments."""
+    """Sliced Wasserstein distance to held-out codes of a mixture: nearer than a normal distribution
+    with the same moments."""
     generator = np.random.default_rng(0)
     centres = np.array([[0.0, 0.0], [8.0, 0.0], [0.0, 8.0]])
-    train, test = (centres[generator.integers(0, 3, 3000)] + generator.normal(size=(3000, 2)) for _ in range(2))
+    train, test = (
+        centres[generator.integers(0, 3, 3000)] + generator.normal(size=(3000, 2)) for _ in range(2)
+    )
     drawn = PMFSampler().fit(train).sample(3000, random_state=0)
     gaussian = generator.multivariate_normal(train.mean(axis=0), np.cov(train.T), size=3000)
     directions = generator.normal(size=(2, 500))
@@ -342,7 +397,8 @@ def test_two_components_apart_are_told_from_a_gaussian():
 
 @pytest.mark.parametrize("d", [1, 2])
 def test_auto_is_near_the_best_held_out_density_and_grows_with_the_data(d):
-    """Of normal codes within three standard deviations; regret in nats a held-out code, if each number of bins has the best smoothing."""
+    """Of normal codes within three standard deviations; regret in nats a held-out code, if each
+    number of bins has the best smoothing."""
 
     def normal(generator, n):
         Z = generator.normal(size=(n, d))
@@ -350,7 +406,9 @@ def test_auto_is_near_the_best_held_out_density_and_grows_with_the_data(d):
 
     def held_out(n_bins, train, test):
         sampler = PMFSampler(n_bins, bin_range=(-3, 3)).fit(train)
-        return max(sampler.set_params(smoothing=a).score(test) for a in (0.001, 0.01, 0.03, 0.1, 0.3))
+        return max(
+            sampler.set_params(smoothing=a).score(test) for a in (0.001, 0.01, 0.03, 0.1, 0.3)
+        )
 
     chosen, regrets = np.empty((2, 3, 5))
     for i, n in enumerate((200, 2000, 20_000)):
@@ -360,7 +418,10 @@ def test_auto_is_near_the_best_held_out_density_and_grows_with_the_data(d):
             auto = PMFSampler(bin_range=(-3, 3)).fit(train).n_bins_
             assert len(set(auto)) == 1
             chosen[i, seed] = auto[0]
-            scores = [held_out(n_bins, train, test) for n_bins in (1, 3, 4, 5, 7, 9, 12, 16, 20, 25, 32, 45, 64, 100)]
+            scores = [
+                held_out(n_bins, train, test)
+                for n_bins in (1, 3, 4, 5, 7, 9, 12, 16, 20, 25, 32, 45, 64, 100)
+            ]
             regrets[i, seed] = max(scores) - held_out(int(auto[0]), train, test)
             assert max(scores) - scores[0] > 0.3
     assert (regrets.mean(axis=1) < [0.1, 0.02, 0.01]).all()
@@ -379,8 +440,12 @@ def test_auto_takes_one_bin_for_uniform_codes_and_fine_ones_for_repeated_values(
 
 
 def test_held_out_gain_leaves_one_out_as_a_loop_does():
-    """Each code is scored by the others of its class, mixed with the uniform distribution in some fraction."""
-    labels, cells = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 1]), np.array([5, 5, 2, 2, 2, 7, 2, 2, 2, 0])
+    """Each code is scored by the others of its class, mixed with the uniform distribution in some
+    fraction."""
+    labels, cells = (
+        np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 1]),
+        np.array([5, 5, 2, 2, 2, 7, 2, 2, 2, 0]),
+    )
     n_cells = 11
     fractions = 1 / (1 + np.exp(-_histograms._LOGITS.ravel()))
     expected = np.zeros(len(fractions))
@@ -389,7 +454,9 @@ def test_held_out_gain_leaves_one_out_as_a_loop_does():
         share = (cells[others] == cells[i]).mean()
         expected += np.log((1 - fractions) * share * n_cells + fractions)
     counts = [np.unique(cells[labels == c], return_counts=True)[1].astype(float) for c in (0, 1)]
-    np.testing.assert_allclose(_histograms.held_out_gains(counts, log(n_cells)), expected, rtol=1e-9)
+    np.testing.assert_allclose(
+        _histograms.held_out_gains(counts, log(n_cells)), expected, rtol=1e-9
+    )
     assert np.isfinite(_histograms.held_out_gains([np.ones(7), np.ones(1)], 1e4)).all()
 
 
@@ -431,7 +498,9 @@ def test_circles_are_binned_by_turns_and_wrap():
     sampler = PMFSampler(10, periodic=True).fit(Z)
     assert sampler.bins_.ravel().tolist() == [0, 9]
     np.testing.assert_allclose(sampler.weights_, [0.6, 0.4])
-    np.testing.assert_array_equal(sampler.quantize([[7.05], [-3.01], [1.0], [-1e-20]]).ravel(), [0, 9, 0, 9])
+    np.testing.assert_array_equal(
+        sampler.quantize([[7.05], [-3.01], [1.0], [-1e-20]]).ravel(), [0, 9, 0, 9]
+    )
     np.testing.assert_allclose(sampler.score_samples([[2.01], [-0.01]]), np.log([6.0, 4.0]))
     assert sampler.bin_edges_[0][[0, -1]].tolist() == [0, 1]
 
@@ -456,13 +525,21 @@ def test_classes_have_densities_of_their_own_over_common_bins(Z):
         of_class = Z[y == label]
         alone = PMFSampler(6, bin_range=(Z.min(axis=0), Z.max(axis=0))).fit(of_class)
         np.testing.assert_array_equal(sampler.bins_[sampler.bin_labels_ == label], alone.bins_)
-        np.testing.assert_allclose(sampler.weights_[sampler.bin_labels_ == label], alone.weights_ * (y == label).mean())
-        np.testing.assert_allclose(sampler.score_samples(Z, label=label), alone.score_samples(Z), rtol=1e-13)
-        np.testing.assert_array_equal(sampler.sample(37, random_state=3, label=label), alone.sample(37, random_state=3))
+        np.testing.assert_allclose(
+            sampler.weights_[sampler.bin_labels_ == label], alone.weights_ * (y == label).mean()
+        )
+        np.testing.assert_allclose(
+            sampler.score_samples(Z, label=label), alone.score_samples(Z), rtol=1e-13
+        )
+        np.testing.assert_array_equal(
+            sampler.sample(37, random_state=3, label=label), alone.sample(37, random_state=3)
+        )
     both = PMFSampler(6).fit(Z)
     np.testing.assert_allclose(sampler.score_samples(Z), both.score_samples(Z), rtol=1e-13)
     drawn = sampler.sample(20_000, random_state=0)
-    assert (drawn[:, 0] > 0.5).mean() == pytest.approx((both.sample(20_000, random_state=1)[:, 0] > 0.5).mean(), abs=0.02)
+    assert (drawn[:, 0] > 0.5).mean() == pytest.approx(
+        (both.sample(20_000, random_state=1)[:, 0] > 0.5).mean(), abs=0.02
+    )
 
 
 def test_auto_bins_of_classes_serve_the_classes():
@@ -494,7 +571,9 @@ def test_y_is_ignored_unless_asked_for(Z):
 def test_batches_are_the_sample_cut_in_pieces(Z, parameters, batch_size):
     sampler = PMFSampler(5, **parameters).fit(Z)
     batches = list(sampler.sample_batches(100, batch_size, random_state=3))
-    assert [len(batch) for batch in batches] == [batch_size] * (100 // batch_size) + [100 % batch_size] * (100 % batch_size > 0)
+    assert [len(batch) for batch in batches] == [batch_size] * (100 // batch_size) + [
+        100 % batch_size
+    ] * (100 % batch_size > 0)
     np.testing.assert_array_equal(np.concatenate(batches), sampler.sample(100, random_state=3))
 
 
@@ -516,7 +595,9 @@ def test_seeds_make_samples_repeatable(Z):
 
 def test_grid_search_chooses_bins_by_held_out_likelihood():
     Z = np.random.default_rng(0).beta(2, 2, size=(400, 1))
-    search = GridSearchCV(PMFSampler(bin_range=(0, 1), smoothing=0.05), {"n_bins": [1, 6, 300]}).fit(Z, np.zeros(400))
+    search = GridSearchCV(
+        PMFSampler(bin_range=(0, 1), smoothing=0.05), {"n_bins": [1, 6, 300]}
+    ).fit(Z, np.zeros(400))
     assert search.best_params_ == {"n_bins": 6}
     assert np.isfinite(search.best_score_)
 
@@ -524,7 +605,9 @@ def test_grid_search_chooses_bins_by_held_out_likelihood():
 def test_clones_and_pickles_sample_the_same(Z):
     sampler = PMFSampler((5, 4, 3), bin_range=("quantile", 0.05, 0.95), smoothing=0.1).fit(Z)
     for other in (pickle.loads(pickle.dumps(sampler)), clone(sampler).fit(Z)):
-        np.testing.assert_array_equal(sampler.sample(9, random_state=0), other.sample(9, random_state=0))
+        np.testing.assert_array_equal(
+            sampler.sample(9, random_state=0), other.sample(9, random_state=0)
+        )
         np.testing.assert_array_equal(sampler.score_samples(Z), other.score_samples(Z))
 
 
@@ -553,40 +636,122 @@ def test_huge_and_tiny_codes_are_binned(scale):
     ("parameters", "error", "message"),
     [
         ({"n_bins": 0}, ValueError, "n_bins expects an integer of at least 1 or 'auto', but got 0"),
-        ({"n_bins": 2.5}, TypeError, "n_bins expects an integer of at least 1 or 'auto', but got 2.5"),
-        ({"n_bins": True}, TypeError, "n_bins expects an integer of at least 1 or 'auto', but got True"),
-        ({"n_bins": None}, TypeError, "n_bins expects an integer of at least 1 or 'auto', but got None"),
-        ({"n_bins": "many"}, TypeError, "n_bins expects an integer of at least 1 or 'auto', but got 'many'"),
-        ({"n_bins": 2**32}, ValueError, "n_bins expects integers of at most 2147483648, but got 4294967296"),
-        ({"n_bins": 10**30}, ValueError, "n_bins expects integers of at most 2147483648, but got 1000"),
-        ({"n_bins": (2, 0, 3)}, ValueError, "each entry of n_bins expects an integer of at least 1, but got 0"),
-        ({"n_bins": (2, 2.5, 3)}, TypeError, "each entry of n_bins expects an integer of at least 1, but got 2.0"),
-        ({"n_bins": (2, 3)}, ValueError, r"n_bins expects one value, or one for each of the 3 features, but got \(2, 3\)"),
+        (
+            {"n_bins": 2.5},
+            TypeError,
+            "n_bins expects an integer of at least 1 or 'auto', but got 2.5",
+        ),
+        (
+            {"n_bins": True},
+            TypeError,
+            "n_bins expects an integer of at least 1 or 'auto', but got True",
+        ),
+        (
+            {"n_bins": None},
+            TypeError,
+            "n_bins expects an integer of at least 1 or 'auto', but got None",
+        ),
+        (
+            {"n_bins": "many"},
+            TypeError,
+            "n_bins expects an integer of at least 1 or 'auto', but got 'many'",
+        ),
+        (
+            {"n_bins": 2**32},
+            ValueError,
+            "n_bins expects integers of at most 2147483648, but got 4294967296",
+        ),
+        (
+            {"n_bins": 10**30},
+            ValueError,
+            "n_bins expects integers of at most 2147483648, but got 1000",
+        ),
+        (
+            {"n_bins": (2, 0, 3)},
+            ValueError,
+            "each entry of n_bins expects an integer of at least 1, but got 0",
+        ),
+        (
+            {"n_bins": (2, 2.5, 3)},
+            TypeError,
+            "each entry of n_bins expects an integer of at least 1, but got 2.0",
+        ),
+        (
+            {"n_bins": (2, 3)},
+            ValueError,
+            r"n_bins expects one value, or one for each of the 3 features, but got \(2, 3\)",
+        ),
         (
             {"bin_range": "quantile"},
             ValueError,
-            r"bin_range expects 'minmax', \('quantile', lower, upper\) or \(low, high\), but got 'quantile'",
+            r"bin_range expects 'minmax', \('quantile', lower, upper\) or \(low, high\), but got "
+            r"'quantile'",
         ),
         ({"bin_range": 1.0}, ValueError, r"bin_range expects 'minmax', .* but got 1.0"),
-        ({"bin_range": (0, 1, 2)}, ValueError, r"bin_range expects 'minmax', .* but got \(0, 1, 2\)"),
-        ({"bin_range": ("a", "b")}, ValueError, r"bin_range expects 'minmax', .* but got \('a', 'b'\)"),
-        ({"bin_range": (1, 1)}, ValueError, r"bin_range expects finite numbers with low < high in every dimension, but got \(1, 1\)"),
-        ({"bin_range": (0, np.inf)}, ValueError, "bin_range expects finite numbers with low < high in every dimension"),
-        ({"bin_range": ((0, 0, 2), (1, 1, 1))}, ValueError, "bin_range expects finite numbers with low < high in every dimension"),
-        ({"bin_range": ((0, 0), (1, 1))}, ValueError, "each end of bin_range expects one value, or one for each of the 3 features"),
+        (
+            {"bin_range": (0, 1, 2)},
+            ValueError,
+            r"bin_range expects 'minmax', .* but got \(0, 1, 2\)",
+        ),
+        (
+            {"bin_range": ("a", "b")},
+            ValueError,
+            r"bin_range expects 'minmax', .* but got \('a', 'b'\)",
+        ),
+        (
+            {"bin_range": (1, 1)},
+            ValueError,
+            r"bin_range expects finite numbers with low < high in every dimension, but got \(1, "
+            r"1\)",
+        ),
+        (
+            {"bin_range": (0, np.inf)},
+            ValueError,
+            "bin_range expects finite numbers with low < high in every dimension",
+        ),
+        (
+            {"bin_range": ((0, 0, 2), (1, 1, 1))},
+            ValueError,
+            "bin_range expects finite numbers with low < high in every dimension",
+        ),
+        (
+            {"bin_range": ((0, 0), (1, 1))},
+            ValueError,
+            "each end of bin_range expects one value, or one for each of the 3 features",
+        ),
         (
             {"bin_range": ("quantile", 0.9, 0.1)},
             ValueError,
             r"bin_range expects quantiles with 0 <= lower < upper <= 1, but got \('quantile'",
         ),
-        ({"bin_range": ("quantile", 1, 99)}, ValueError, "bin_range expects quantiles with 0 <= lower < upper <= 1"),
-        ({"bin_range": ("quantile", "a", 1)}, ValueError, "bin_range expects quantiles with 0 <= lower < upper <= 1"),
-        ({"periodic": (True, False)}, ValueError, "periodic expects one value, or one for each of the 3 features, but got"),
+        (
+            {"bin_range": ("quantile", 1, 99)},
+            ValueError,
+            "bin_range expects quantiles with 0 <= lower < upper <= 1",
+        ),
+        (
+            {"bin_range": ("quantile", "a", 1)},
+            ValueError,
+            "bin_range expects quantiles with 0 <= lower < upper <= 1",
+        ),
+        (
+            {"periodic": (True, False)},
+            ValueError,
+            "periodic expects one value, or one for each of the 3 features, but got",
+        ),
         ({"periodic": "yes"}, TypeError, "periodic expects booleans, but got 'yes'"),
-        ({"within_bin": "edge"}, ValueError, r"within_bin expects one of \['center', 'uniform'\], but got 'edge'"),
+        (
+            {"within_bin": "edge"},
+            ValueError,
+            r"within_bin expects one of \['center', 'uniform'\], but got 'edge'",
+        ),
         ({"smoothing": 1.0}, ValueError, r"smoothing expects a number in \[0, 1\), but got 1.0"),
         ({"smoothing": -0.1}, ValueError, r"smoothing expects a number in \[0, 1\), but got -0.1"),
-        ({"conditional": True}, ValueError, "conditional=True expects y, the class of each code, but got None"),
+        (
+            {"conditional": True},
+            ValueError,
+            "conditional=True expects y, the class of each code, but got None",
+        ),
     ],
 )
 def test_bad_parameters_are_refused_and_leave_nothing_behind(Z, parameters, error, message):
@@ -602,12 +767,28 @@ def test_bad_parameters_are_refused_and_leave_nothing_behind(Z, parameters, erro
     [
         ({"Z": [[0.0], [np.nan]]}, "Input X contains NaN"),
         ({"Z": [[0.0], [np.inf]]}, "Input X contains infinity"),
-        ({"Z": [[-1.7e308], [1.7e308]]}, "The range of the codes is too large: its width overflows. Rescale the codes."),
-        ({"sample_weight": [1.0, -2.0]}, "sample_weight expects nonnegative weights, but got a minimum of -2"),
-        ({"sample_weight": [0.0, 0.0]}, "sample_weight expects at least one positive weight, but all weights are zero"),
+        (
+            {"Z": [[-1.7e308], [1.7e308]]},
+            "The range of the codes is too large: its width overflows. Rescale the codes.",
+        ),
+        (
+            {"sample_weight": [1.0, -2.0]},
+            "sample_weight expects nonnegative weights, but got a minimum of -2",
+        ),
+        (
+            {"sample_weight": [0.0, 0.0]},
+            "sample_weight expects at least one positive weight, but all weights are zero",
+        ),
         ({"sample_weight": [1.0, np.nan]}, "Input sample_weight contains NaN"),
-        ({"sample_weight": [1.0]}, r"sample_weight expects one weight for each of the 2 samples, but got shape \(1,\)"),
-        ({"sample_weight": [0.5, 0.5]}, "n_bins='auto' expects sample_weight to count codes, but it sums to 1 over 2 codes. Multiply it"),
+        (
+            {"sample_weight": [1.0]},
+            r"sample_weight expects one weight for each of the 2 samples, but got shape \(1,\)",
+        ),
+        (
+            {"sample_weight": [0.5, 0.5]},
+            "n_bins='auto' expects sample_weight to count codes, but it sums to 1 over 2 codes. "
+            "Multiply it",
+        ),
     ],
 )
 def test_bad_data_are_refused_and_leave_the_last_fit(arguments, message):
@@ -627,13 +808,20 @@ def test_queries_say_what_is_wrong(Z):
     sampler.fit(Z)
     with pytest.raises(ValueError, match="n_samples expects an integer of at least 1, but got 0"):
         sampler.sample(0)
-    with pytest.raises(TypeError, match=r"n_samples expects an integer of at least 1, but got 2\.0"):
+    with pytest.raises(
+        TypeError, match=r"n_samples expects an integer of at least 1, but got 2\.0"
+    ):
         sampler.sample(2.0)
     with pytest.raises(ValueError, match="batch_size expects an integer of at least 1, but got 0"):
         sampler.sample_batches(3, 0)
-    with pytest.raises(ValueError, match=r"label='a' needs a density for each class\. Fit with conditional=True and y\."):
+    with pytest.raises(
+        ValueError,
+        match=r"label='a' needs a density for each class\. Fit with conditional=True and y\.",
+    ):
         sampler.sample(label="a")
-    with pytest.raises(ValueError, match="X has 2 features, but PMFSampler is expecting 3 features"):
+    with pytest.raises(
+        ValueError, match="X has 2 features, but PMFSampler is expecting 3 features"
+    ):
         sampler.score_samples(Z[:, :2])
     with pytest.raises(ValueError, match="smoothing expects a number"):
         sampler.set_params(smoothing=2).score_samples(Z)
@@ -641,7 +829,9 @@ def test_queries_say_what_is_wrong(Z):
     classes = PMFSampler(3, conditional=True).fit(Z, y)
     with pytest.raises(ValueError, match=r"label expects one of \[0, 1\], but got 7"):
         classes.score_samples(Z, label=7)
-    with pytest.raises(ValueError, match=r"conditional=False cannot continue a fit that had True\. Fit anew"):
+    with pytest.raises(
+        ValueError, match=r"conditional=False cannot continue a fit that had True\. Fit anew"
+    ):
         classes.set_params(conditional=False).partial_fit(Z, y)
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         PMFSampler(3, conditional=True).fit(Z, y[:-1])
@@ -657,5 +847,11 @@ def test_sampling_codes_needs_no_torch():
         "LatentSampler(PCA(1)).fit(X).sample(3)\n"
         "assert 'torch' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,4 +1,5 @@
-"""What is read off the posterior, against von Mises moments, known weights and turns of the torus."""
+"""What is read off the posterior, against von Mises moments, known weights and turns of the
+torus."""
 
 from math import log, pi
 
@@ -30,22 +31,30 @@ def circle_weights(points, x, variance=0.1, turn=0.0):
 
 
 def random_weights(generator, n, m):
-    return posteriors.responsibilities(3 * torch.randn(n, m, dtype=torch.float64, generator=generator))
+    return posteriors.responsibilities(
+        3 * torch.randn(n, m, dtype=torch.float64, generator=generator)
+    )
 
 
 def bump(points, *peaks):
     """Weights of von Mises bumps: pairs of a centre and a height."""
     total = torch.zeros(len(points), dtype=torch.float64)
     for center, height in peaks:
-        total += height * torch.exp(200 * (torch.cos(2 * pi * (points - torch.tensor(center))) - 1).sum(1))
+        total += height * torch.exp(
+            200 * (torch.cos(2 * pi * (points - torch.tensor(center))) - 1).sum(1)
+        )
     return (total / total.sum())[None]
 
 
-@given(m=st.integers(1, 60), k=st.integers(1, 3), seed=st.integers(0, 99), offset=st.floats(-1e5, 1e5))
+@given(
+    m=st.integers(1, 60), k=st.integers(1, 3), seed=st.integers(0, 99), offset=st.floats(-1e5, 1e5)
+)
 def test_responsibilities_are_bayes_rule(m, k, seed, offset):
     log_w = torch.randn(5, m, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     weights = posteriors.responsibilities(log_w + offset)
-    torch.testing.assert_close(weights, log_w.exp() / log_w.exp().sum(1, keepdim=True), rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        weights, log_w.exp() / log_w.exp().sum(1, keepdim=True), rtol=1e-9, atol=0
+    )
     torch.testing.assert_close(weights.sum(1), torch.ones(5, dtype=torch.float64))
 
 
@@ -56,7 +65,9 @@ def test_circle_posterior_is_von_mises():
     mean, resultant = posteriors.mean_direction(circle_weights(points, x), points)
     kappa = x.norm(dim=1).numpy() / 0.1
     assert turns_between(mean[:, 0], torch.atan2(x[:, 1], x[:, 0]) / (2 * pi)).max() < 1e-12
-    torch.testing.assert_close(resultant[:, 0], torch.tensor(ive(1, kappa) / ive(0, kappa)), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        resultant[:, 0], torch.tensor(ive(1, kappa) / ive(0, kappa)), rtol=1e-12, atol=0
+    )
     assert mean[0].item() == pytest.approx(0.0737918088, abs=1e-10)
     assert resultant[0].item() == pytest.approx(0.92212155488, abs=1e-11)
 
@@ -65,13 +76,17 @@ def test_product_torus_has_the_means_of_its_circles():
     x = torch.tensor([[0.6, 0.3, -0.2, 0.4]], dtype=torch.float64)
     points = lattices.lattice(2, 987)
     z = 2 * pi * points
-    outputs = torch.stack([z[:, 0].cos(), z[:, 0].sin(), 0.5 * z[:, 1].cos(), 0.5 * z[:, 1].sin()], 1)
+    outputs = torch.stack(
+        [z[:, 0].cos(), z[:, 0].sin(), 0.5 * z[:, 1].cos(), 0.5 * z[:, 1].sin()], 1
+    )
     weights = posteriors.responsibilities(likelihoods.Gaussian(4, 0.1).table(x, outputs))
     mean, resultant = posteriors.mean_direction(weights, points)
     angles = torch.atan2(x[:, [1, 3]], x[:, [0, 2]]) / (2 * pi)
     kappa = torch.stack([x[0, :2].norm(), 0.5 * x[0, 2:].norm()]).numpy() / 0.1
     assert turns_between(mean, angles).max() < 1e-10
-    torch.testing.assert_close(resultant[0], torch.tensor(ive(1, kappa) / ive(0, kappa)), rtol=1e-10, atol=0)
+    torch.testing.assert_close(
+        resultant[0], torch.tensor(ive(1, kappa) / ive(0, kappa)), rtol=1e-10, atol=0
+    )
 
 
 @pytest.mark.parametrize(("k", "m"), [(1, 7), (2, 13), (2, 610), (3, 31)])
@@ -82,8 +97,12 @@ def test_uniform_posterior_has_no_direction_and_stays_finite(k, m):
     mean, resultant = posteriors.mean_direction(weights, points)
     assert ((mean >= 0) & (mean < 1)).all()
     assert resultant.max() < 1e-13
-    torch.testing.assert_close(posteriors.entropy(weights), torch.full((3,), log(m), dtype=torch.float64))
-    torch.testing.assert_close(posteriors.effective_points(weights), torch.full((3,), float(m), dtype=torch.float64))
+    torch.testing.assert_close(
+        posteriors.entropy(weights), torch.full((3,), log(m), dtype=torch.float64)
+    )
+    torch.testing.assert_close(
+        posteriors.effective_points(weights), torch.full((3,), float(m), dtype=torch.float64)
+    )
 
 
 @pytest.mark.parametrize(("k", "m"), [(1, 1), (1, 7), (2, 13), (2, 610), (3, 31)])
@@ -92,9 +111,13 @@ def test_certain_posterior_is_its_point_in_every_readout(k, m):
     weights = torch.eye(m, dtype=torch.float64)
     for readout in READOUTS.values():
         assert turns_between(readout(weights, points), points).max() < 1e-12
-    torch.testing.assert_close(posteriors.mean_direction(weights, points)[1], torch.ones(m, k, dtype=torch.float64))
+    torch.testing.assert_close(
+        posteriors.mean_direction(weights, points)[1], torch.ones(m, k, dtype=torch.float64)
+    )
     torch.testing.assert_close(posteriors.entropy(weights), torch.zeros(m, dtype=torch.float64))
-    torch.testing.assert_close(posteriors.effective_points(weights), torch.ones(m, dtype=torch.float64))
+    torch.testing.assert_close(
+        posteriors.effective_points(weights), torch.ones(m, dtype=torch.float64)
+    )
 
 
 @given(n=st.integers(1, 7), m=st.integers(1, 60), seed=st.integers(0, 99))
@@ -105,7 +128,9 @@ def test_entropy_and_effective_points_equal_naive_sums(n, m, seed):
     torch.testing.assert_close(posteriors.entropy(weights), entropy, rtol=1e-10, atol=1e-10)
     effective = torch.tensor([1 / sum(w * w for w in row) for row in rows], dtype=torch.float64)
     torch.testing.assert_close(posteriors.effective_points(weights), effective, rtol=1e-10, atol=0)
-    assert (posteriors.entropy(weights).exp() >= posteriors.effective_points(weights) * (1 - 1e-12)).all()
+    assert (
+        posteriors.entropy(weights).exp() >= posteriors.effective_points(weights) * (1 - 1e-12)
+    ).all()
 
 
 @pytest.mark.parametrize("readout", ["mean", "local"])
@@ -117,11 +142,19 @@ def test_posterior_across_the_seam_has_its_mean_at_the_seam(readout):
     assert turns_between(READOUTS[readout](weights, points), 0).max() < 1e-12
 
 
-@given(readout=st.sampled_from(list(READOUTS)), k=st.integers(1, 3), m=st.integers(1, 99), seed=st.integers(0, 99), turn=st.floats(0, 1))
+@given(
+    readout=st.sampled_from(list(READOUTS)),
+    k=st.integers(1, 3),
+    m=st.integers(1, 99),
+    seed=st.integers(0, 99),
+    turn=st.floats(0, 1),
+)
 def test_turning_the_points_turns_every_readout(readout, k, m, seed, turn):
     points = lattices.lattice(k, m)
     weights = random_weights(torch.Generator().manual_seed(seed), 5, m)
-    turned = READOUTS[readout](weights, lattices.shifted(points, torch.full((k,), turn, dtype=torch.float64)))
+    turned = READOUTS[readout](
+        weights, lattices.shifted(points, torch.full((k,), turn, dtype=torch.float64))
+    )
     assert turns_between(turned - turn, READOUTS[readout](weights, points)).max() < 1e-9
     assert turned.min() >= 0
     assert turned.max() < 1
@@ -150,7 +183,9 @@ def test_mean_direction_does_not_depend_on_the_order_of_points(generator):
     points, weights = lattices.lattice(2, 55), random_weights(generator, 5, 55)
     order = torch.randperm(55, generator=generator)
     for permuted, direct in zip(
-        posteriors.mean_direction(weights[:, order], points[order]), posteriors.mean_direction(weights, points), strict=True
+        posteriors.mean_direction(weights[:, order], points[order]),
+        posteriors.mean_direction(weights, points),
+        strict=True,
     ):
         torch.testing.assert_close(permuted, direct, rtol=0, atol=1e-12)
 
@@ -172,15 +207,20 @@ def test_local_mean_stays_at_the_bigger_of_two_modes_where_the_mean_falls_betwee
 
 @pytest.mark.parametrize("center", [(0.0, 0.0), (0.999, 0.25), (0.5, 0.001), (0.3, 0.7)])
 def test_local_mean_lies_between_lattice_points(center, generator):
-    """A bump with its centre off the lattice: far better than the mode, on a shifted lattice and at the seam as well."""
+    """A bump with its centre off the lattice: far better than the mode, on a shifted lattice and at
+    the seam as well."""
     points = lattices.shifted(lattices.lattice(2, 2584), lattices.random_shift(2, generator))
     weights = bump(points, (center, 1.0))
     truth = torch.tensor([center], dtype=torch.float64)
     error_of_mode = turns_between(posteriors.mode(weights, points), truth).max()
-    assert turns_between(posteriors.local_mean(weights, points, radius=0.1), truth).max() < min(1e-3, 0.3 * error_of_mode)
+    assert turns_between(posteriors.local_mean(weights, points, radius=0.1), truth).max() < min(
+        1e-3, 0.3 * error_of_mode
+    )
 
 
-@given(k=st.integers(1, 3), m=st.integers(1, 99), radius=st.floats(0.01, 0.4), seed=st.integers(0, 99))
+@given(
+    k=st.integers(1, 3), m=st.integers(1, 99), radius=st.floats(0.01, 0.4), seed=st.integers(0, 99)
+)
 def test_local_mean_equals_loop_over_distances(k, m, radius, seed):
     generator = torch.Generator().manual_seed(seed)
     points = lattices.shifted(lattices.lattice(k, m), lattices.random_shift(k, generator))
@@ -193,8 +233,13 @@ def test_local_mean_equals_loop_over_distances(k, m, radius, seed):
     for row in weights:
         peak = int(row.argmax())
         near = [j for j in range(m) if distances[j, peak] < radius]
-        expected.append(points[peak] + sum(row[j] * steps[j, peak] for j in near) / sum(row[j] for j in near))
-    assert turns_between(posteriors.local_mean(weights, points, radius), torch.stack(expected)).max() < 1e-10
+        expected.append(
+            points[peak] + sum(row[j] * steps[j, peak] for j in near) / sum(row[j] for j in near)
+        )
+    assert (
+        turns_between(posteriors.local_mean(weights, points, radius), torch.stack(expected)).max()
+        < 1e-10
+    )
 
 
 def test_local_mean_that_crosses_the_seam_stays_below_one():
@@ -202,12 +247,19 @@ def test_local_mean_that_crosses_the_seam_stays_below_one():
     points = lattices.lattice(1, 100)
     weights = torch.zeros(1, 100, dtype=torch.float64)
     weights[0, [99, 1, 2]] = torch.tensor([0.34, 0.33, 0.33], dtype=torch.float64)
-    assert posteriors.local_mean(weights, points).item() == pytest.approx(0.34 * -0.01 + 0.33 * 0.01 + 0.33 * 0.02)
+    assert posteriors.local_mean(weights, points).item() == pytest.approx(
+        0.34 * -0.01 + 0.33 * 0.01 + 0.33 * 0.02
+    )
 
 
 def test_local_mean_without_neighbours_is_the_mode(generator):
     points, weights = lattices.lattice(2, 34), random_weights(generator, 5, 34)
-    torch.testing.assert_close(posteriors.local_mean(weights, points, radius=0.01), posteriors.mode(weights, points), rtol=0, atol=1e-15)
+    torch.testing.assert_close(
+        posteriors.local_mean(weights, points, radius=0.01),
+        posteriors.mode(weights, points),
+        rtol=0,
+        atol=1e-15,
+    )
 
 
 def test_moments_are_posterior_means(generator):
@@ -229,7 +281,10 @@ def test_pooled_is_one_posterior_over_all_points(generator):
 
 
 def test_pooled_weighs_shifts_by_their_evidence():
-    tables = [torch.full((1, 7), -1.0, dtype=torch.float64), torch.full((1, 7), -1.0 + log(3), dtype=torch.float64)]
+    tables = [
+        torch.full((1, 7), -1.0, dtype=torch.float64),
+        torch.full((1, 7), -1.0 + log(3), dtype=torch.float64),
+    ]
     pooled = posteriors.pooled(tables)
     torch.testing.assert_close(pooled[0, :7].sum().item(), 0.25)
     averaged = torch.cat([posteriors.responsibilities(table) for table in tables], 1) / 2
@@ -242,11 +297,19 @@ def test_pooled_shifts_estimate_better_than_the_average_of_their_means(generator
     exact = ive(1, x.norm().item() / 0.05) / ive(0, x.norm().item() / 0.05)
     pooled_errors, averaged_errors = [], []
     for _ in range(40):
-        shifts = [lattices.shifted(lattices.lattice(1, 3), lattices.random_shift(1, generator)) for _ in range(10)]
+        shifts = [
+            lattices.shifted(lattices.lattice(1, 3), lattices.random_shift(1, generator))
+            for _ in range(10)
+        ]
         z = [2 * pi * points for points in shifts]
-        tables = [likelihoods.Gaussian(2, 0.05).table(x, torch.cat([a.cos(), a.sin()], 1)) for a in z]
+        tables = [
+            likelihoods.Gaussian(2, 0.05).table(x, torch.cat([a.cos(), a.sin()], 1)) for a in z
+        ]
         pooled = posteriors.mean_direction(posteriors.pooled(tables), torch.cat(shifts))[1].item()
-        alone = [posteriors.mean_direction(posteriors.responsibilities(t), p)[1].item() for t, p in zip(tables, shifts, strict=True)]
+        alone = [
+            posteriors.mean_direction(posteriors.responsibilities(t), p)[1].item()
+            for t, p in zip(tables, shifts, strict=True)
+        ]
         pooled_errors.append((pooled - exact) ** 2)
         averaged_errors.append((sum(alone) / 10 - exact) ** 2)
     assert sum(pooled_errors) < 0.5 * sum(averaged_errors)
@@ -255,9 +318,16 @@ def test_pooled_shifts_estimate_better_than_the_average_of_their_means(generator
 def test_readouts_keep_float32_and_the_device(generator, device):
     points = lattices.lattice(2, 55, torch.float32).to(device)
     weights = random_weights(generator, 5, 55).float().to(device)
-    exact = {name: readout(weights.cpu().double(), lattices.lattice(2, 55)) for name, readout in READOUTS.items()}
+    exact = {
+        name: readout(weights.cpu().double(), lattices.lattice(2, 55))
+        for name, readout in READOUTS.items()
+    }
     for name, readout in READOUTS.items():
         z = readout(weights, points)
         assert (z.dtype, z.device) == (torch.float32, points.device)
         assert turns_between(z.cpu().double(), exact[name]).max() < 1e-5
-    assert posteriors.entropy(weights).device == posteriors.effective_points(weights).device == points.device
+    assert (
+        posteriors.entropy(weights).device
+        == posteriors.effective_points(weights).device
+        == points.device
+    )

@@ -26,7 +26,11 @@ def cube(shape, generator):
 @given(name=st.sampled_from(list(PRIORS)), k=st.integers(1, 5), seed=st.integers(0, 99))
 def test_log_prob_equals_scipy_on_any_leading_axes(name, k, seed):
     z = cube((7, 3, k), torch.Generator().manual_seed(seed)) * (6 if name == "normal" else 1)
-    expected = stats.norm.logpdf(z.numpy()).sum(-1) if name == "normal" else stats.uniform.logpdf(z.numpy()).sum(-1)
+    expected = (
+        stats.norm.logpdf(z.numpy()).sum(-1)
+        if name == "normal"
+        else stats.uniform.logpdf(z.numpy()).sum(-1)
+    )
     log_pz = PRIORS[name].log_prob(z)
     assert log_pz.shape == (7, 3)
     torch.testing.assert_close(log_pz, torch.from_numpy(expected), rtol=1e-13, atol=1e-13)
@@ -36,7 +40,9 @@ def test_log_prob_equals_scipy_on_any_leading_axes(name, k, seed):
 def test_density_of_the_normal_integrates_to_one_over_a_grid(k):
     line = torch.linspace(-9, 9, 181, dtype=torch.float64)
     grid = torch.cartesian_prod(*[line] * k).reshape(-1, k)
-    assert priors.StandardNormal().log_prob(grid).exp().sum().item() * 0.1**k == pytest.approx(1, abs=1e-12)
+    assert priors.StandardNormal().log_prob(grid).exp().sum().item() * 0.1**k == pytest.approx(
+        1, abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
@@ -67,8 +73,12 @@ def test_weight_of_a_normal_node_is_the_prior_over_the_density_of_the_nodes(k, s
     z, log_weight = priors.StandardNormal().nodes(u)
     stretch = (z / torch.from_numpy(stats.norm.ppf(u.numpy()))).flatten()[0].item()
     assert stretch >= 1
-    torch.testing.assert_close(z, torch.from_numpy(stats.norm.ppf(u.numpy(), scale=stretch)), rtol=1e-9, atol=1e-12)
-    expected = stats.norm.logpdf(z.numpy()).sum(1) - stats.norm.logpdf(z.numpy(), scale=stretch).sum(1)
+    torch.testing.assert_close(
+        z, torch.from_numpy(stats.norm.ppf(u.numpy(), scale=stretch)), rtol=1e-9, atol=1e-12
+    )
+    expected = stats.norm.logpdf(z.numpy()).sum(1) - stats.norm.logpdf(
+        z.numpy(), scale=stretch
+    ).sum(1)
     torch.testing.assert_close(log_weight, torch.from_numpy(expected), rtol=1e-9, atol=1e-9)
 
 
@@ -85,18 +95,24 @@ def test_weighted_sums_over_normal_nodes_give_moments_of_the_normal(k):
     z, log_weight = priors.StandardNormal().nodes(lattice_of_cube(k, 2**15))
     weights = log_weight.exp() / len(z)
     eye, tolerance = torch.eye(k, dtype=torch.float64), [1e-4, 1e-3, 1e-2][k - 1]
-    torch.testing.assert_close(weights @ z, torch.zeros(k, dtype=torch.float64), rtol=0, atol=tolerance)
+    torch.testing.assert_close(
+        weights @ z, torch.zeros(k, dtype=torch.float64), rtol=0, atol=tolerance
+    )
     torch.testing.assert_close(z.T * weights @ z, eye, rtol=0, atol=tolerance)
     torch.testing.assert_close((z**2).T * weights @ z**2, 1 + 2 * eye, rtol=0, atol=10 * tolerance)
     direction = torch.tensor([0.5, -0.3, 0.7], dtype=torch.float64)[:k]
-    assert (weights @ (z @ direction).exp()).item() == pytest.approx(exp(0.5 * float(direction @ direction)), abs=tolerance)
+    assert (weights @ (z @ direction).exp()).item() == pytest.approx(
+        exp(0.5 * float(direction @ direction)), abs=tolerance
+    )
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_weighted_sums_over_torus_nodes_give_bessel_functions(k):
     z, log_weight = priors.UniformTorus().nodes(lattice_of_cube(k, 2**12))
     weights, kappa = log_weight.exp() / len(z), [0.7, 1.1, 0.4][:k]
-    values = sum(strength * (2 * pi * z[:, axis]).cos() for axis, strength in enumerate(kappa)).exp()
+    values = sum(
+        strength * (2 * pi * z[:, axis]).cos() for axis, strength in enumerate(kappa)
+    ).exp()
     expected = torch.tensor([i0(strength) for strength in kappa]).prod().item()
     assert (weights @ values).item() == pytest.approx(expected, rel=[1e-12, 1e-6, 1e-3][k - 1])
 
@@ -117,8 +133,12 @@ def test_euclidean_of_the_torus_does_not_see_whole_turns(k, seed):
     prior = priors.UniformTorus()
     coordinates = prior.euclidean(z)
     torch.testing.assert_close(prior.euclidean(z + turns), coordinates, rtol=0, atol=1e-12)
-    expected = [[wave(2 * pi * angle) for wave in (cos, sin) for angle in row] for row in z.tolist()]
-    torch.testing.assert_close(coordinates, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-14)
+    expected = [
+        [wave(2 * pi * angle) for wave in (cos, sin) for angle in row] for row in z.tolist()
+    ]
+    torch.testing.assert_close(
+        coordinates, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-14
+    )
 
 
 def test_euclidean_of_the_normal_is_itself(generator):

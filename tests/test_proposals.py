@@ -1,4 +1,5 @@
-"""What encoders propose, against torch.distributions, plain sums over windings, and the closed forms of the divergence."""
+"""What encoders propose, against torch.distributions, plain sums over windings, and the closed
+forms of the divergence."""
 
 from itertools import product
 from math import log, pi
@@ -48,7 +49,9 @@ def unscaled_covariance(family, shape, k):
     return torch.stack(covariances)
 
 
-@pytest.mark.parametrize(("family", "flat", "wrapped"), [("diagonal", 6, 9), ("low_rank", 9, 12), ("full", 9, 12)])
+@pytest.mark.parametrize(
+    ("family", "flat", "wrapped"), [("diagonal", 6, 9), ("low_rank", 9, 12), ("full", 9, 12)]
+)
 def test_n_outputs_counts_location_and_shape_in_three_dimensions(family, flat, wrapped):
     assert proposals.n_outputs(family, 3, wrapped=False) == flat
     assert proposals.n_outputs(family, 3, wrapped=True) == wrapped
@@ -61,13 +64,21 @@ def test_normal_is_the_one_of_torch(family, n, k, s, seed):
     assert (q.loc.shape, z.shape) == ((n, k), (n, s, k))
     torch.testing.assert_close(q.loc, outputs[:, :k], rtol=0, atol=0)
     torch.testing.assert_close(q.covariance(), covariance, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(q.marginal_variance(), covariance.diagonal(dim1=1, dim2=2), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        q.marginal_variance(), covariance.diagonal(dim1=1, dim2=2), rtol=1e-12, atol=1e-12
+    )
     torch.testing.assert_close(q.log_det(), covariance.logdet(), rtol=1e-9, atol=1e-9)
     reference = MultivariateNormal(q.loc, covariance)
     assert q.log_prob(z).shape == (n, s)
-    torch.testing.assert_close(q.log_prob(z), reference.log_prob(z.transpose(0, 1)).T, rtol=1e-8, atol=1e-8)
-    prior = MultivariateNormal(torch.zeros(k, dtype=torch.float64), torch.eye(k, dtype=torch.float64))
-    torch.testing.assert_close(q.kl(z), kl_divergence(reference, prior)[:, None], rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(
+        q.log_prob(z), reference.log_prob(z.transpose(0, 1)).T, rtol=1e-8, atol=1e-8
+    )
+    prior = MultivariateNormal(
+        torch.zeros(k, dtype=torch.float64), torch.eye(k, dtype=torch.float64)
+    )
+    torch.testing.assert_close(
+        q.kl(z), kl_divergence(reference, prior)[:, None], rtol=1e-8, atol=1e-8
+    )
 
 
 def test_diagonal_normal_equals_independent_normals(generator):
@@ -86,7 +97,10 @@ def row(*values):
     ("q", "nats"),
     [
         (proposals.LowRankNormal(row(0, 0), row(3, 1), row(1, 2)), (9 - log(16) - 2) / 2),
-        (proposals.LowRankNormal(row(0, 0, 0, 0), row(1, 4, 6, 2), row(0, 0, 0, 0)), (13 - 4 - log(48)) / 2),
+        (
+            proposals.LowRankNormal(row(0, 0, 0, 0), row(1, 4, 6, 2), row(0, 0, 0, 0)),
+            (13 - 4 - log(48)) / 2,
+        ),
         (proposals.DiagonalNormal(row(0, 0, 0, 0), row(1, 4, 6, 2)), (13 - 4 - log(48)) / 2),
         (proposals.DiagonalNormal(row(1, 2, 3, 4), row(1, 1, 1, 1)), 15.0),
         (proposals.LowRankNormal(row(1, 2, 3, 4), row(1, 1, 1, 1), row(0, 0, 0, 0)), 15.0),
@@ -113,7 +127,9 @@ def test_divergence_agrees_with_monte_carlo(family, wrapped, generator):
     n, k, s = 3, 2, 10_007
     q = proposals.proposal(family, said(family, wrapped, n, k, generator), k, wrapped=wrapped)
     prior = priors.UniformTorus() if wrapped else priors.StandardNormal()
-    first, second = (q.at(torch.randn(s, q.n_noise, dtype=torch.float64, generator=generator)) for _ in range(2))
+    first, second = (
+        q.at(torch.randn(s, q.n_noise, dtype=torch.float64, generator=generator)) for _ in range(2)
+    )
     log_ratio = q.log_prob(first) - prior.log_prob(first)
     error = (log_ratio.var(1) / s).sqrt()
     assert ((q.kl(second).mean(1) - log_ratio.mean(1)).abs() < 6 * error).all()
@@ -140,7 +156,12 @@ def test_draws_spread_as_the_covariance_says(family, n, k, seed):
     assert q.n_noise == k + (family == "low_rank")
     moves = q.spread(torch.eye(q.n_noise, dtype=torch.float64))
     torch.testing.assert_close(moves.mT @ moves, q.covariance(), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(q.at(torch.eye(q.n_noise, dtype=torch.float64)) - q.loc[:, None], moves, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        q.at(torch.eye(q.n_noise, dtype=torch.float64)) - q.loc[:, None],
+        moves,
+        rtol=1e-12,
+        atol=1e-12,
+    )
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -163,10 +184,19 @@ def test_draws_have_location_and_covariance(family, wrapped, generator):
     assert ((moved.mT @ moved / s - q.covariance()).abs() < bound).all()
 
 
-@given(family=families, wrapped=st.booleans(), n=st.integers(2, 5), k=st.integers(1, 3), s=st.integers(1, 5), seed=seeds)
+@given(
+    family=families,
+    wrapped=st.booleans(),
+    n=st.integers(2, 5),
+    k=st.integers(1, 3),
+    s=st.integers(1, 5),
+    seed=seeds,
+)
 def test_same_noise_for_all_rows_is_noise_repeated(family, wrapped, n, k, s, seed):
     q, _, _ = drawn(family, wrapped, n, k, s, seed)
-    noise = torch.randn(s, q.n_noise, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    noise = torch.randn(
+        s, q.n_noise, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
     assert torch.equal(q.at(noise), q.at(noise.expand(n, -1, -1).contiguous()))
 
 
@@ -175,7 +205,9 @@ def test_rows_do_not_see_each_other(family, wrapped, k, seed):
     q, outputs, z = drawn(family, wrapped, 5, k, 3, seed)
     order = torch.tensor([3, 0, 4])
     alone = proposals.proposal(family, outputs[order], k, wrapped=wrapped)
-    torch.testing.assert_close(alone.log_prob(z[order]), q.log_prob(z)[order], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        alone.log_prob(z[order]), q.log_prob(z)[order], rtol=1e-12, atol=1e-12
+    )
     torch.testing.assert_close(alone.kl(z[order]), q.kl(z)[order], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(alone.covariance(), q.covariance()[order], rtol=1e-12, atol=1e-12)
 
@@ -193,17 +225,27 @@ def test_wrapped_location_is_a_direction(family, n, k, seed):
     torch.testing.assert_close((2 * pi * q.loc).cos(), cos / length, rtol=0, atol=1e-12)
     torch.testing.assert_close((2 * pi * q.loc).sin(), sin / length, rtol=0, atol=1e-12)
     longer = torch.cat([3 * outputs[:, : 2 * k], outputs[:, 2 * k :]], 1)
-    torch.testing.assert_close(proposals.proposal(family, longer, k, wrapped=True).loc, q.loc, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        proposals.proposal(family, longer, k, wrapped=True).loc, q.loc, rtol=0, atol=1e-12
+    )
 
 
-@given(family=families, n=st.integers(1, 5), k=st.integers(1, 3), seed=seeds, size=st.sampled_from([0.1, 1.0, 30.0]))
+@given(
+    family=families,
+    n=st.integers(1, 5),
+    k=st.integers(1, 3),
+    seed=seeds,
+    size=st.sampled_from([0.1, 1.0, 30.0]),
+)
 def test_wrapped_spread_is_the_normal_one_held_below_half_a_turn(family, n, k, seed, size):
     outputs = said(family, True, n, k, torch.Generator().manual_seed(seed))
     outputs[:, 2 * k :] *= size
     q = proposals.proposal(family, outputs, k, wrapped=True)
     covariance = proposals.proposal(family, outputs[:, k:], k, wrapped=False).covariance()
     ratio = 0.5 / (0.25 + covariance.diagonal(dim1=1, dim2=2)).sqrt()
-    torch.testing.assert_close(q.covariance(), ratio[:, :, None] * covariance * ratio[:, None], rtol=1e-9, atol=1e-15)
+    torch.testing.assert_close(
+        q.covariance(), ratio[:, :, None] * covariance * ratio[:, None], rtol=1e-9, atol=1e-15
+    )
     assert q.covariance().diagonal(dim1=1, dim2=2).max() <= 0.25
 
 
@@ -212,9 +254,16 @@ def test_scaled_stretches_each_coordinate(family, generator):
     q, _, z = drawn(family, False)
     ratio = 0.5 + torch.rand(5, 3, dtype=torch.float64, generator=generator)
     stretched = q.scaled(ratio)
-    torch.testing.assert_close(stretched.covariance(), ratio[:, :, None] * q.covariance() * ratio[:, None], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        stretched.covariance(),
+        ratio[:, :, None] * q.covariance() * ratio[:, None],
+        rtol=1e-12,
+        atol=1e-12,
+    )
     moved = q.loc[:, None] + ratio[:, None] * (z - q.loc[:, None])
-    torch.testing.assert_close(stretched.log_prob(moved), q.log_prob(z) - ratio.log().sum(1)[:, None], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        stretched.log_prob(moved), q.log_prob(z) - ratio.log().sum(1)[:, None], rtol=1e-9, atol=1e-9
+    )
 
 
 def wound(family, k, log_variance, seed=0, n=3):
@@ -233,7 +282,9 @@ def test_wrapped_density_integrates_to_one(family, k, narrowest):
     for log_variance in (narrowest, 0.0, 40.0):
         q = wound(family, k, log_variance)
         mass = q.log_prob(points.expand(3, -1, -1)).exp().mean(1)
-        torch.testing.assert_close(mass, torch.ones(3, dtype=torch.float64), rtol=0, atol=5e-5 if log_variance else 2e-4)
+        torch.testing.assert_close(
+            mass, torch.ones(3, dtype=torch.float64), rtol=0, atol=5e-5 if log_variance else 2e-4
+        )
 
 
 def test_widest_wrapped_normal_is_uniform_but_for_two_per_cent():
@@ -244,9 +295,15 @@ def test_widest_wrapped_normal_is_uniform_but_for_two_per_cent():
 
 
 @given(
-    family=families, k=st.integers(1, 3), seed=seeds, log_variance=st.sampled_from([-8.0, 0.0, 40.0]), turns=st.lists(st.integers(-9, 9))
+    family=families,
+    k=st.integers(1, 3),
+    seed=seeds,
+    log_variance=st.sampled_from([-8.0, 0.0, 40.0]),
+    turns=st.lists(st.integers(-9, 9)),
 )
-def test_wrapped_density_repeats_after_whole_turns_of_points_and_location(family, k, seed, log_variance, turns):
+def test_wrapped_density_repeats_after_whole_turns_of_points_and_location(
+    family, k, seed, log_variance, turns
+):
     q = wound(family, k, log_variance, seed)
     generator = torch.Generator().manual_seed(seed)
     z = torch.rand(3, 7, k, dtype=torch.float64, generator=generator)
@@ -254,7 +311,9 @@ def test_wrapped_density_repeats_after_whole_turns_of_points_and_location(family
     expected = q.log_prob(z)
     torch.testing.assert_close(q.log_prob(z + turn), expected, rtol=1e-9, atol=1e-8)
     normal = type(q.normal)(q.loc + turn, *list(vars(q.normal).values())[1:])
-    torch.testing.assert_close(proposals.Wrapped(normal).log_prob(z), expected, rtol=1e-9, atol=1e-8)
+    torch.testing.assert_close(
+        proposals.Wrapped(normal).log_prob(z), expected, rtol=1e-9, atol=1e-8
+    )
 
 
 @pytest.mark.parametrize("k", [1, 2])
@@ -265,7 +324,9 @@ def test_wrapped_density_equals_a_plain_sum_over_many_windings(family, log_varia
     z = torch.rand(3, 101, k, dtype=torch.float64, generator=generator)
     reference = MultivariateNormal(q.loc, q.covariance())
     windings = torch.tensor(list(product(range(-9, 10), repeat=k)), dtype=torch.float64)
-    expected = sum(reference.log_prob((z + winding).transpose(0, 1)).T.exp() for winding in windings)
+    expected = sum(
+        reference.log_prob((z + winding).transpose(0, 1)).T.exp() for winding in windings
+    )
     torch.testing.assert_close(q.log_prob(z).exp(), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -285,21 +346,35 @@ def test_narrow_wrapped_normal_is_the_normal_itself_even_across_the_seam():
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_gradients_reach_the_encoder_through_draws_density_and_divergence(family, wrapped, shared, generator):
+def test_gradients_reach_the_encoder_through_draws_density_and_divergence(
+    family, wrapped, shared, generator
+):
     k, s = 3 if family == "full" else 2, 3
     outputs = said(family, wrapped, 2, k, generator).requires_grad_()
     n_noise = k + (family == "low_rank")
-    noise = torch.randn(*((s, n_noise) if shared else (2, s, n_noise)), dtype=torch.float64, generator=generator)
+    noise = torch.randn(
+        *((s, n_noise) if shared else (2, s, n_noise)), dtype=torch.float64, generator=generator
+    )
     elsewhere = torch.rand(2, s, k, dtype=torch.float64, generator=generator)
 
     def queries(outputs):
         q = proposals.proposal(family, outputs, k, wrapped=wrapped)
         z = q.at(noise)
-        return z, q.log_prob(z), q.log_prob(elsewhere), q.kl(z), q.covariance(), q.detached().log_prob(z)
+        return (
+            z,
+            q.log_prob(z),
+            q.log_prob(elsewhere),
+            q.kl(z),
+            q.covariance(),
+            q.detached().log_prob(z),
+        )
 
     z, *_, constant = queries(outputs)
     assert gradcheck(lambda outputs: queries(outputs)[:-1], outputs)
-    assert all(not value.requires_grad for value in vars(proposals.DiagonalNormal(outputs, outputs).detached()).values())
+    assert all(
+        not value.requires_grad
+        for value in vars(proposals.DiagonalNormal(outputs, outputs).detached()).values()
+    )
     (through_draws,) = torch.autograd.grad(constant.sum(), z)
     assert through_draws.abs().max() > 0
 
@@ -319,7 +394,9 @@ def test_detached_proposal_has_the_same_density_and_no_parameters(family, wrappe
 @pytest.mark.parametrize("value", [0.0, 1e4, -1e4, 50.0, -50.0, 1e-30])
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_whatever_an_encoder_says_stays_finite_in_float32(family, wrapped, value, generator, device):
+def test_whatever_an_encoder_says_stays_finite_in_float32(
+    family, wrapped, value, generator, device
+):
     k = 3
     width = proposals.n_outputs(family, k, wrapped=wrapped)
     alternating = torch.full((1, width), value) * (1 - 2 * (torch.arange(width) % 2))
@@ -340,19 +417,24 @@ def test_density_in_float32_is_that_in_float64(family, wrapped, generator):
     k, n = 3, 101
     outputs = said(family, wrapped, n, k, generator)
     first = (2 if wrapped else 1) * k
-    outputs[:, first : first + k] = -9 * torch.rand(n, k, dtype=torch.float64, generator=generator) - proposals._START
+    outputs[:, first : first + k] = (
+        -9 * torch.rand(n, k, dtype=torch.float64, generator=generator) - proposals._START
+    )
     exact = proposals.proposal(family, outputs, k, wrapped=wrapped)
     q = proposals.proposal(family, outputs.float(), k, wrapped=wrapped)
     noise = torch.randn(n, 7, q.n_noise, dtype=torch.float64, generator=generator)
     z = q.at(noise.float())
-    torch.testing.assert_close(q.log_prob(z).double(), exact.log_prob(exact.at(noise)), rtol=0, atol=0.02)
+    torch.testing.assert_close(
+        q.log_prob(z).double(), exact.log_prob(exact.at(noise)), rtol=0, atol=0.02
+    )
     torch.testing.assert_close(q.kl(z).double(), exact.kl(exact.at(noise)), rtol=1e-4, atol=0.02)
 
 
 @pytest.mark.parametrize("log_variance", [-3.0, -8.0, -18.0])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_distances_of_elongated_normals_do_not_cancel_in_float32(family, log_variance, generator):
-    """A coordinate that follows the others almost exactly: squares of the size of 1e7 whose difference is a few units."""
+    """A coordinate that follows the others almost exactly: squares of the size of 1e7 whose
+    difference is a few units."""
     k, n = 2, 101
     outputs = said(family, False, n, k, generator)
     outputs[:, k : 2 * k] = log_variance - proposals._START
@@ -370,7 +452,9 @@ def test_distances_of_elongated_normals_do_not_cancel_in_float32(family, log_var
 def test_density_at_draws_survives_the_rounding_of_flat_proposals(family, wrapped, generator):
     """An encoder that can make log q as low as it likes, by rounding, has no bound to raise."""
     n, k, s = 11, 2, 7
-    outputs = 9e3 * torch.randn(n, proposals.n_outputs(family, k, wrapped=wrapped), generator=generator)
+    outputs = 9e3 * torch.randn(
+        n, proposals.n_outputs(family, k, wrapped=wrapped), generator=generator
+    )
     outputs[:, : k * (1 + wrapped)] = torch.randn(n, k * (1 + wrapped), generator=generator)
     rough = proposals.proposal(family, outputs, k, wrapped=wrapped)
     exact = proposals.proposal(family, outputs.double(), k, wrapped=wrapped)

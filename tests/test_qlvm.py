@@ -24,7 +24,14 @@ from skqlvm.engine import lattices, likelihoods, networks
 
 pytestmark = pytest.mark.filterwarnings("ignore:The posterior of a typical row:UserWarning")
 
-SMALL = {"n_points": 89, "n_points_eval": 233, "hidden_layer_sizes": (13,), "harmonic_order": 3, "max_iter": 3, "random_state": 0}
+SMALL = {
+    "n_points": 89,
+    "n_points_eval": 233,
+    "hidden_layer_sizes": (13,),
+    "harmonic_order": 3,
+    "max_iter": 3,
+    "random_state": 0,
+}
 
 
 def small(**parameters):
@@ -53,7 +60,8 @@ class Plain(likelihoods.Gaussian):
 
 
 class Rings(nn.Module):
-    """(r_1 cos, r_2 cos, ..., r_1 sin, ...) of the coordinates, turned by `turn`; its one parameter does nothing."""
+    """(r_1 cos, r_2 cos, ..., r_1 sin, ...) of the coordinates, turned by `turn`; its one parameter
+    does nothing."""
 
     def __init__(self, radii, turn=0.0):
         super().__init__()
@@ -80,7 +88,12 @@ def known_rings(radii, noise_variance, turn=0.0, **parameters):
 def test_score_samples_equals_bessel_form_on_the_circle():
     x, variance = np.array([[0.6, 0.3], [-0.2, 1.1]]), 0.1
     kappa = np.linalg.norm(x, axis=1) / variance
-    expected = -log(2 * pi * variance) - ((x**2).sum(1) + 1) / (2 * variance) + np.log(ive(0, kappa)) + kappa
+    expected = (
+        -log(2 * pi * variance)
+        - ((x**2).sum(1) + 1) / (2 * variance)
+        + np.log(ive(0, kappa))
+        + kappa
+    )
     model = known_rings([1.0], variance, n_points_eval=610)
     np.testing.assert_allclose(model.score_samples(x), expected, rtol=0, atol=1e-6)
     assert model.score_samples(x)[0] == pytest.approx(-1.9273756194246134, abs=1e-6)
@@ -89,16 +102,23 @@ def test_score_samples_equals_bessel_form_on_the_circle():
 def test_transform_of_circle_model_gives_the_angle_in_every_readout():
     x = np.array([[0.6, 0.3]])
     model = known_rings([1.0], 0.1, n_points_eval=2584)
-    assert model.set_params(embedding="mean").transform(x).item() == pytest.approx(0.0737918088, abs=1e-6)
-    assert model.set_params(embedding="mode").transform(x).item() == pytest.approx(0.0737918088, abs=1 / 2584)
-    assert model.set_params(embedding="local").transform(x).item() == pytest.approx(0.0737918088, abs=1 / 2584)
+    assert model.set_params(embedding="mean").transform(x).item() == pytest.approx(
+        0.0737918088, abs=1e-6
+    )
+    assert model.set_params(embedding="mode").transform(x).item() == pytest.approx(
+        0.0737918088, abs=1 / 2584
+    )
+    assert model.set_params(embedding="local").transform(x).item() == pytest.approx(
+        0.0737918088, abs=1 / 2584
+    )
     resultant = np.hypot(*model.set_params(output="moments", harmonic_order=1).transform(x)[0])
     assert resultant == pytest.approx(0.92212155488, abs=1e-6)
 
 
 def test_score_samples_equals_closed_form_on_the_product_torus():
     model = known_rings([1.0, 0.5], 0.1)
-    # the spec's x pairs (x1, x2) with the first circle and (x3, x4) with the second; our columns are cosines, then sines
+    # the spec's x pairs (x1, x2) with the first circle and (x3, x4) with the second; our columns
+    # are cosines, then sines
     x = np.array([[0.6, -0.2, 0.3, 0.4]])
     nats, std = model.score_samples(x, return_std=True)
     assert nats.item() == pytest.approx(-2.7196615898780214, abs=1e-6)
@@ -143,8 +163,12 @@ class Constant(nn.Module):
 def test_fit_recovers_a_noisy_circle():
     generator = np.random.default_rng(3)
     angle = generator.random(4001)
-    X = np.column_stack([np.cos(2 * pi * angle), np.sin(2 * pi * angle)]) + 0.1 * generator.normal(size=(4001, 2))
-    model = QLVMEmbedding(1, n_points=89, harmonic_order=2, max_iter=60, random_state=0).fit(X[:3000])
+    X = np.column_stack([np.cos(2 * pi * angle), np.sin(2 * pi * angle)]) + 0.1 * generator.normal(
+        size=(4001, 2)
+    )
+    model = QLVMEmbedding(1, n_points=89, harmonic_order=2, max_iter=60, random_state=0).fit(
+        X[:3000]
+    )
     kappa = np.linalg.norm(X, axis=1) / 0.01
     exact = -log(2 * pi * 0.01) - ((X**2).sum(1) + 1) / 0.02 + np.log(ive(0, kappa)) + kappa
     assert model.score(X[3000:]) == pytest.approx(exact[3000:].mean(), abs=0.05)
@@ -166,7 +190,9 @@ def test_queries_equal_a_plain_numpy_model(likelihood, X):
     else:
         f = X[_trained_rows(X)].mean(0) + X[_trained_rows(X)].var(0).mean() ** 0.5 * f
         squares = ((X[:, None] - f) ** 2).sum(2)
-        log_px_z = -0.5 * squares / model.noise_variance_ - 2.5 * log(2 * pi * model.noise_variance_)
+        log_px_z = -0.5 * squares / model.noise_variance_ - 2.5 * log(
+            2 * pi * model.noise_variance_
+        )
     nats = logsumexp(log_px_z, axis=1) - log(233)
     weights = np.exp(log_px_z - log(233) - nats[:, None])
     direction = weights @ np.exp(2j * pi * z)
@@ -179,7 +205,9 @@ def test_queries_equal_a_plain_numpy_model(likelihood, X):
 def _trained_rows(X):
     """The rows that a fit with random_state=0 trains on."""
     seed = np.random.RandomState(0).randint(2**31 - 1)
-    return torch.randperm(len(X), generator=torch.Generator().manual_seed(int(seed)))[round(0.1 * len(X)) :].numpy()
+    return torch.randperm(len(X), generator=torch.Generator().manual_seed(int(seed)))[
+        round(0.1 * len(X)) :
+    ].numpy()
 
 
 @given(
@@ -198,7 +226,12 @@ def test_shapes_and_dtypes_hold_for_any_sizes(n, d, k, m, dtype):
     assert Z.min() >= 0
     assert Z.max() < 1
     np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
-    assert model.inverse_transform(Z).shape == model.reconstruct(X).shape == model.sample(n).shape == (n, d)
+    assert (
+        model.inverse_transform(Z).shape
+        == model.reconstruct(X).shape
+        == model.sample(n).shape
+        == (n, d)
+    )
     assert model.sample(2).dtype == model.reconstruct(X).dtype == dtype
     assert model.score(X) == pytest.approx(nats.mean(), abs=1e-4)
     assert len(model.lattice_) == m + 1
@@ -215,7 +248,10 @@ def test_fit_leaves_global_random_states_alone(X):
     random.seed(3)
     torch.manual_seed(3)
     before = np.random.get_state()[1].copy(), random.getstate(), torch.get_rng_state()  # noqa: NPY002
-    small(random_state=None, decoder=lambda k, d: nn.Sequential(networks.MLPDecoder(k, d, (5,), 1), nn.Dropout(0.1))).fit(X).sample(2)
+    small(
+        random_state=None,
+        decoder=lambda k, d: nn.Sequential(networks.MLPDecoder(k, d, (5,), 1), nn.Dropout(0.1)),
+    ).fit(X).sample(2)
     after = np.random.get_state()[1], random.getstate(), torch.get_rng_state()  # noqa: NPY002
     # random_state=None draws its seed from NumPy's global generator, as scikit-learn does
     assert before[1] == after[1]
@@ -226,7 +262,9 @@ def test_fit_leaves_global_random_states_alone(X):
 
 
 def test_grid_search_compares_lattices_on_one_evaluation_lattice(X):
-    search = GridSearchCV(make_pipeline(StandardScaler(), small()), {"qlvmembedding__n_points": [3, 55]}, cv=2).fit(X)
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), small()), {"qlvmembedding__n_points": [3, 55]}, cv=2
+    ).fit(X)
     sizes = {len(small(n_points=m).fit(X).lattice_) for m in (3, 55)}
     assert sizes == {233}
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
@@ -235,7 +273,9 @@ def test_grid_search_compares_lattices_on_one_evaluation_lattice(X):
 
 
 def test_cartesian_output_feeds_euclidean_steps(X):
-    pipeline = make_pipeline(StandardScaler(), small(output="cartesian"), KMeans(2, n_init=1, random_state=0))
+    pipeline = make_pipeline(
+        StandardScaler(), small(output="cartesian"), KMeans(2, n_init=1, random_state=0)
+    )
     assert set(pipeline.fit_predict(X)) == {0, 1}
 
 
@@ -245,34 +285,48 @@ def test_pandas_in_and_out(X):
     Z = model.transform(frame)
     assert list(Z.columns) == ["qlvmembedding0", "qlvmembedding1"]
     assert list(model.feature_names_in_) == list("abcde")
-    assert list(model.set_params(output="cartesian").get_feature_names_out()) == [f"qlvmembedding{i}" for i in range(4)]
+    assert list(model.set_params(output="cartesian").get_feature_names_out()) == [
+        f"qlvmembedding{i}" for i in range(4)
+    ]
 
 
 def test_outputs_are_functions_of_the_posterior(model, X):
     turns = model.transform(X)
     cartesian = clone(model).set_params(output="cartesian").fit(X).transform(X)
-    np.testing.assert_allclose(cartesian, np.hstack([np.cos(2 * pi * turns), np.sin(2 * pi * turns)]), atol=1e-9)
+    np.testing.assert_allclose(
+        cartesian, np.hstack([np.cos(2 * pi * turns), np.sin(2 * pi * turns)]), atol=1e-9
+    )
     moments = clone(model).set_params(output="moments").fit(X)
     basis = networks.TorusBasis(2, 3)(torch.tensor(model.lattice_)).numpy()
     np.testing.assert_allclose(moments.transform(X), model.posterior(X) @ basis, atol=1e-9)
     first = moments.transform(X)[:, [0, 1, 12, 13]]
     mean = clone(model).set_params(embedding="mean").fit(X)
-    np.testing.assert_allclose(moments.inverse_transform(moments.transform(X)), mean.inverse_transform(mean.transform(X)), atol=1e-5)
+    np.testing.assert_allclose(
+        moments.inverse_transform(moments.transform(X)),
+        mean.inverse_transform(mean.transform(X)),
+        atol=1e-5,
+    )
     assert np.hypot(first[:, :2], first[:, 2:]).max() <= 1 + 1e-12
 
 
 def test_inverse_transform_takes_any_real_angles(model, X):
     Z = model.transform(X)
-    np.testing.assert_allclose(model.inverse_transform(Z + np.array([-3, 2])), model.inverse_transform(Z), atol=1e-4)
+    np.testing.assert_allclose(
+        model.inverse_transform(Z + np.array([-3, 2])), model.inverse_transform(Z), atol=1e-4
+    )
     cartesian = clone(model).set_params(output="cartesian").fit(X)
-    np.testing.assert_allclose(cartesian.inverse_transform(cartesian.transform(X)), model.inverse_transform(Z), atol=1e-5)
+    np.testing.assert_allclose(
+        cartesian.inverse_transform(cartesian.transform(X)), model.inverse_transform(Z), atol=1e-5
+    )
 
 
 def test_sample_follows_the_model(model):
     draws = model.sample(20_000, random_state=0)
     means = model.inverse_transform(np.random.default_rng(0).random((20_000, 2)))
     np.testing.assert_allclose(draws.mean(0), means.mean(0), atol=0.05)
-    np.testing.assert_allclose(np.cov(draws.T), np.cov(means.T) + model.noise_variance_ * np.eye(5), atol=0.15)
+    np.testing.assert_allclose(
+        np.cov(draws.T), np.cov(means.T) + model.noise_variance_ * np.eye(5), atol=0.15
+    )
     np.testing.assert_array_equal(model.sample(3, random_state=1), model.sample(3, random_state=1))
 
 
@@ -287,14 +341,18 @@ def test_standard_error_tells_how_far_another_shift_would_be(X):
 def test_results_do_not_depend_on_chunks(model, X, monkeypatch):
     whole = model.transform(X), model.score_samples(X), model.reconstruct(X)
     monkeypatch.setattr("skqlvm._base._CHUNK_BYTES", 20_000)
-    for chunked, expected in zip((model.transform(X), model.score_samples(X), model.reconstruct(X)), whole, strict=True):
+    for chunked, expected in zip(
+        (model.transform(X), model.score_samples(X), model.reconstruct(X)), whole, strict=True
+    ):
         np.testing.assert_allclose(chunked, expected, atol=1e-9)
 
 
 def test_held_out_loss_does_not_depend_on_its_parts(X, monkeypatch):
     expected = small(validation_fraction=0.3).fit(X).history_["validation_loss"]
     monkeypatch.setattr(QLVMEmbedding, "_validation_rows", 7)
-    np.testing.assert_allclose(small(validation_fraction=0.3).fit(X).history_["validation_loss"], expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        small(validation_fraction=0.3).fit(X).history_["validation_loss"], expected, rtol=1e-5
+    )
 
 
 def test_training_in_chunks_of_the_lattice_gives_the_same_model(X, monkeypatch):
@@ -315,7 +373,9 @@ def test_pickle_and_joblib_round_trip(order, X, tmp_path):
         assert copy.transform(X).shape == (101, 2)
     if order == "after":
         np.testing.assert_array_equal(copy.transform(X), model.transform(X))
-        np.testing.assert_array_equal(copy.partial_fit(X).transform(X), model.partial_fit(X).transform(X))
+        np.testing.assert_array_equal(
+            copy.partial_fit(X).transform(X), model.partial_fit(X).transform(X)
+        )
 
 
 def test_read_only_and_memory_mapped_arrays_train_like_arrays(X, tmp_path):
@@ -360,13 +420,18 @@ def test_some_row_is_left_to_train_on():
 def test_auto_budget_stops_growing_with_the_rows(monkeypatch):
     monkeypatch.setattr(QLVMEmbedding, "_auto_steps", 20)
     X = np.random.default_rng(0).normal(size=(5000, 2))
-    steps = [small(max_iter="auto", batch_size=10, n_iter_no_change=None).fit(X[:n]).history_["step"][-1] for n in (500, 5000)]
+    steps = [
+        small(max_iter="auto", batch_size=10, n_iter_no_change=None).fit(X[:n]).history_["step"][-1]
+        for n in (500, 5000)
+    ]
     assert steps == [20, 20]
 
 
 def test_early_stopping_keeps_the_best_validated_weights():
     X = np.random.default_rng(0).normal(size=(40, 7))
-    model = small(max_iter=400, n_iter_no_change=5, learning_rate=0.02, validation_fraction=0.3).fit(X)
+    model = small(
+        max_iter=400, n_iter_no_change=5, learning_rate=0.02, validation_fraction=0.3
+    ).fit(X)
     losses = model.history_["validation_loss"]
     assert len(losses) < 60
     assert len(losses) - 1 - int(np.argmin(losses)) == 5
@@ -375,14 +440,17 @@ def test_early_stopping_keeps_the_best_validated_weights():
 
 def test_automatic_order_grows_with_the_rows_and_serves_moments():
     X = np.random.default_rng(0).normal(size=(1300, 3))
-    few, many = (small(harmonic_order="auto", max_iter=1, output="moments").fit(X[:n]) for n in (26, 1300))
+    few, many = (
+        small(harmonic_order="auto", max_iter=1, output="moments").fit(X[:n]) for n in (26, 1300)
+    )
     assert (few.harmonic_order_, many.harmonic_order_) == (1, 6)
     assert few.transform(X).shape == (1300, 4)
     assert many.transform(X).shape == (1300, 84)
 
 
 class Interrupting(nn.Module):
-    """A decoder during whose eighth use the user presses Ctrl-C; or that returns NaN from then on."""
+    """A decoder during whose eighth use the user presses Ctrl-C; or that returns NaN from then
+    on."""
 
     def __init__(self, k, d, value=None):
         super().__init__()
@@ -406,7 +474,9 @@ def test_diverging_fit_says_so_and_leaves_the_earlier_model(X):
     model = small(max_iter=50).fit(X)
     before = model.score(X)
     model.set_params(decoder=lambda k, d: Interrupting(k, d, float("nan")))
-    with pytest.raises(FloatingPointError, match=r"Training diverged: .*nan.* Lower learning_rate \(it is 0\.004\)"):
+    with pytest.raises(
+        FloatingPointError, match=r"Training diverged: .*nan.* Lower learning_rate \(it is 0\.004\)"
+    ):
         model.fit(X)
     assert model.score(X) == before
     unfitted = clone(model)
@@ -445,7 +515,9 @@ def test_noise_variance_is_reported_in_squared_units(X):
     assert small(noise_variance="diagonal").fit(X).noise_variance_.shape == (5,)
     one, thousand = small().fit(X), small().fit(1000 * X)
     assert thousand.noise_variance_ == pytest.approx(1e6 * one.noise_variance_, rel=1e-3)
-    np.testing.assert_allclose(thousand.score_samples(1000 * X), one.score_samples(X) - 5 * log(1000), atol=1e-3)
+    np.testing.assert_allclose(
+        thousand.score_samples(1000 * X), one.score_samples(X) - 5 * log(1000), atol=1e-3
+    )
 
 
 def test_constant_columns_and_offsets_do_no_harm(X):
@@ -462,15 +534,25 @@ def test_evaluation_lattice_is_the_named_one(model):
 
 def test_any_strides_and_dtypes_are_read(model, X):
     expected = model.transform(X)
-    for view in (np.asfortranarray(X), np.repeat(X, 2, axis=1)[:, ::2], X[::-1][::-1], [list(row) for row in X], X.astype(object)):
+    for view in (
+        np.asfortranarray(X),
+        np.repeat(X, 2, axis=1)[:, ::2],
+        X[::-1][::-1],
+        [list(row) for row in X],
+        X.astype(object),
+    ):
         np.testing.assert_allclose(model.transform(view), expected, atol=1e-12)
     np.testing.assert_allclose(model.transform(X[::-1]), expected[::-1], atol=1e-12)
-    np.testing.assert_allclose(model.inverse_transform(expected[::-1]), model.inverse_transform(expected)[::-1], atol=1e-6)
+    np.testing.assert_allclose(
+        model.inverse_transform(expected[::-1]), model.inverse_transform(expected)[::-1], atol=1e-6
+    )
 
 
 def test_large_angles_and_far_rows_stay_meaningful(model, X):
     Z = model.transform(X)
-    np.testing.assert_allclose(model.inverse_transform(Z + 2.0**20), model.inverse_transform(Z), atol=1e-4)
+    np.testing.assert_allclose(
+        model.inverse_transform(Z + 2.0**20), model.inverse_transform(Z), atol=1e-4
+    )
     assert np.isfinite(model.transform((X * 1e25).astype(np.float32))).all()
 
 
@@ -513,7 +595,9 @@ def test_interrupt_before_the_first_step_leaves_nothing(X, monkeypatch):
 
 
 def test_divergence_in_the_last_step_is_noticed(X):
-    with pytest.raises(FloatingPointError, match="Training diverged: the decoder's output is not finite"):
+    with pytest.raises(
+        FloatingPointError, match="Training diverged: the decoder's output is not finite"
+    ):
         small(learning_rate=1e38, max_iter=1, validation_fraction=0).fit(X)
 
 
@@ -527,11 +611,15 @@ class ThroughNormal(nn.Module):
         self.register_buffer("bias", torch.tensor([0.1, -0.2, 0.3]))
 
     def forward(self, z):
-        return torch.special.ndtri(z.clamp(1e-4, 1 - 1e-4)) @ self.weight.T + self.bias + 0 * self.idle
+        return (
+            torch.special.ndtri(z.clamp(1e-4, 1 - 1e-4)) @ self.weight.T + self.bias + 0 * self.idle
+        )
 
 
 def test_normal_prior_by_a_decoder_of_ones_own_equals_the_linear_gaussian():
-    model = QLVMEmbedding(decoder=ThroughNormal, likelihood=lambda d: Plain(d, 0.2), max_iter=1).fit(np.zeros((3, 3)))
+    model = QLVMEmbedding(
+        decoder=ThroughNormal, likelihood=lambda d: Plain(d, 0.2), max_iter=1
+    ).fit(np.zeros((3, 3)))
     nats, std = model.score_samples([[0.5, 0.1, 0.2], [2.0, 1.0, -1.0]], return_std=True)
     np.testing.assert_allclose(nats, [-2.25920, -5.30775], atol=1e-3)
     assert std.max() < 1e-3

@@ -12,7 +12,10 @@ from torch import nn
 
 from skqlvm.engine import training
 
-TARGETS = torch.tensor([[1.0, -2.0, 0.5], [0.0, 4.0, 3.0], [5.0, 1.0, -1.0], [2.0, 2.0, 2.0], [-3.0, 0.0, 1.5]], dtype=torch.float64)
+TARGETS = torch.tensor(
+    [[1.0, -2.0, 0.5], [0.0, 4.0, 3.0], [5.0, 1.0, -1.0], [2.0, 2.0, 2.0], [-3.0, 0.0, 1.5]],
+    dtype=torch.float64,
+)
 SETTINGS = training.Settings(n_steps=23, batch_size=2, learning_rate=0.05, steps_per_record=5)
 
 
@@ -26,7 +29,9 @@ class Point(nn.Module):
 
 def squares(point, targets=TARGETS):
     """Mean squared distance to rows of the targets."""
-    return lambda rows: (point.w - targets.to(point.w)[rows.to(point.w.device)]).square().sum(1).mean()
+    return lambda rows: (
+        (point.w - targets.to(point.w)[rows.to(point.w.device)]).square().sum(1).mean()
+    )
 
 
 def seeded(seed=0):
@@ -34,7 +39,9 @@ def seeded(seed=0):
 
 
 def train(point, settings=SETTINGS, seed=0, loss=None, **arguments):
-    return training.train(point, loss or squares(point), len(TARGETS), settings, seeded(seed), **arguments)
+    return training.train(
+        point, loss or squares(point), len(TARGETS), settings, seeded(seed), **arguments
+    )
 
 
 @pytest.mark.parametrize("one_cycle", [True, False])
@@ -62,7 +69,13 @@ def test_every_row_is_used_once_a_pass(n_rows, batch_size, n_passes):
         return point.w.square().sum()
 
     n_batches = -(-n_rows // batch_size)
-    training.train(point, loss, n_rows, replace(SETTINGS, n_steps=n_passes * n_batches, batch_size=batch_size), seeded())
+    training.train(
+        point,
+        loss,
+        n_rows,
+        replace(SETTINGS, n_steps=n_passes * n_batches, batch_size=batch_size),
+        seeded(),
+    )
     assert len(batches) == n_passes * n_batches
     for start in range(0, len(batches), n_batches):
         epoch = batches[start : start + n_batches]
@@ -115,12 +128,17 @@ def test_history_has_one_entry_a_record_and_the_last_step(generator):
         seen.append((state.step, len(state.history["step"])))
 
     point = Point()
-    state = train(point, loss=loss, validation_loss=lambda: squares(point)(torch.arange(5)), report=report)
+    state = train(
+        point, loss=loss, validation_loss=lambda: squares(point)(torch.arange(5)), report=report
+    )
     assert state.step == 23
     assert state.history["step"] == [5, 10, 15, 20, 23]
     assert seen == [(5, 1), (10, 2), (15, 3), (20, 4), (23, 5)]
     assert {len(values) for values in state.history.values()} == {5}
-    expected = [np.mean(losses[start:stop]) for start, stop in [(0, 5), (5, 10), (10, 15), (15, 20), (20, 23)]]
+    expected = [
+        np.mean(losses[start:stop])
+        for start, stop in [(0, 5), (5, 10), (10, 15), (15, 20), (20, 23)]
+    ]
     np.testing.assert_allclose(state.history["loss"], expected, rtol=1e-12)
     assert all(value > 0 for value in np.diff([0.0, *state.history["seconds"]]))
 
@@ -143,7 +161,9 @@ def test_best_validated_weights_are_restored():
         return (point.w - 1).square().sum()
 
     settings = replace(SETTINGS, n_steps=200, one_cycle=False)
-    state = train(point, settings, loss=lambda rows: (point.w - 4).square().sum(), validation_loss=validation)
+    state = train(
+        point, settings, loss=lambda rows: (point.w - 4).square().sum(), validation_loss=validation
+    )
     best = int(np.argmin(state.history["validation_loss"]))
     assert 0 < best < len(weights) - 1
     assert torch.equal(point.w, weights[best])
@@ -156,7 +176,12 @@ def test_best_validated_weights_are_restored():
 def test_patience_stops_so_many_records_after_the_best(patience):
     point = Point()
     settings = replace(SETTINGS, n_steps=400, one_cycle=False, patience=patience)
-    state = train(point, settings, loss=lambda rows: (point.w - 4).square().sum(), validation_loss=lambda: (point.w - 1).square().sum())
+    state = train(
+        point,
+        settings,
+        loss=lambda rows: (point.w - 4).square().sum(),
+        validation_loss=lambda: (point.w - 1).square().sum(),
+    )
     best = int(np.argmin(state.history["validation_loss"]))
     assert len(state.history["step"]) == best + 1 + patience
     assert state.step == 5 * (best + 1 + patience) < 400
@@ -189,7 +214,9 @@ def test_loss_that_is_not_finite_stops_the_training(bad, name):
         calls.append(rows)
         return squares(point)(rows) + (bad if len(calls) == 7 else 0.0)
 
-    with pytest.raises(FloatingPointError, match=f"the loss became {name} within the 5 steps before step 10"):
+    with pytest.raises(
+        FloatingPointError, match=f"the loss became {name} within the 5 steps before step 10"
+    ):
         train(point, loss=loss)
     assert len(calls) == 10
 
@@ -214,7 +241,10 @@ def test_interrupt_keeps_the_best_weights_and_warns():
         return (point.w - 1).square().sum()
 
     settings = replace(SETTINGS, n_steps=400, one_cycle=False)
-    with pytest.warns(UserWarning, match="Training was interrupted at step 57 of 400; the best weights so far are kept"):
+    with pytest.warns(
+        UserWarning,
+        match="Training was interrupted at step 57 of 400; the best weights so far are kept",
+    ):
         state = train(point, settings, loss=interrupted(point, 58), validation_loss=validation)
     best = int(np.argmin(state.history["validation_loss"]))
     assert state.step == 57
@@ -226,7 +256,10 @@ def test_interrupt_keeps_the_best_weights_and_warns():
 def test_interrupt_before_a_pause_keeps_the_best_weights_too():
     point = Point()
     settings = replace(SETTINGS, n_steps=400, one_cycle=False)
-    arguments = {"loss": interrupted(point, 58), "validation_loss": lambda: (point.w - 1).square().sum()}
+    arguments = {
+        "loss": interrupted(point, 58),
+        "validation_loss": lambda: (point.w - 1).square().sum(),
+    }
     with pytest.warns(UserWarning, match="interrupted at step 57 of 400"):
         state = train(point, settings, stop_at=300, **arguments)
     assert state.best_step < 55
@@ -272,7 +305,11 @@ def test_precision_holds_while_training_and_is_restored(request):
     with pytest.raises(ZeroDivisionError):
         train(point, replace(SETTINGS, precision="medium"), validation_loss=lambda: 1 / 0)
     with pytest.raises(FloatingPointError):
-        train(point, replace(SETTINGS, precision="medium"), loss=lambda rows: point.w.sum() * float("nan"))
+        train(
+            point,
+            replace(SETTINGS, precision="medium"),
+            loss=lambda rows: point.w.sum() * float("nan"),
+        )
     with pytest.warns(UserWarning, match="interrupted"):
         train(point, replace(SETTINGS, precision="medium"), loss=interrupted(point, 2))
     assert torch.get_float32_matmul_precision() == "high"
@@ -281,7 +318,9 @@ def test_precision_holds_while_training_and_is_restored(request):
 # pauses
 
 
-def run_with_pauses(stops, between=lambda state: state, settings=SETTINGS, validated=True, device="cpu"):
+def run_with_pauses(
+    stops, between=lambda state: state, settings=SETTINGS, validated=True, device="cpu"
+):
     """Train with pauses at some steps, under a generator that is another one after each pause."""
     point, state = Point().to(device), None
     arguments = {"validation_loss": lambda: (point.w - 1).square().sum()} if validated else {}
@@ -296,14 +335,18 @@ def run_with_pauses(stops, between=lambda state: state, settings=SETTINGS, valid
 @pytest.mark.parametrize("stops", [(5,), (7,), (1, 2, 3), (10, 20), (13, 22), (23,)])
 @pytest.mark.parametrize("one_cycle", [True, False])
 @pytest.mark.parametrize("validated", [True, False])
-def test_paused_training_ends_with_the_weights_of_a_straight_one(stops, one_cycle, validated, device):
+def test_paused_training_ends_with_the_weights_of_a_straight_one(
+    stops, one_cycle, validated, device
+):
     settings = replace(SETTINGS, one_cycle=one_cycle, n_steps=40)
     straight, expected = run_with_pauses((), settings=settings, validated=validated, device=device)
     for between in (lambda state: state, training.State.cpu):
         paused, state = run_with_pauses(stops, between, settings, validated, device)
         assert torch.equal(paused.w, straight.w)
         assert state.history["step"] == expected.history["step"]
-        np.testing.assert_array_equal(state.history["validation_loss"], expected.history["validation_loss"])
+        np.testing.assert_array_equal(
+            state.history["validation_loss"], expected.history["validation_loss"]
+        )
 
 
 @pytest.mark.parametrize("stops", [(5,), (7,), (1, 2, 3), (13, 22)])
@@ -313,7 +356,10 @@ def test_paused_training_has_the_history_of_a_straight_one(stops):
 
 def test_pause_leaves_the_last_weights_and_the_end_the_best():
     point = Point()
-    arguments = {"loss": lambda rows: (point.w - 4).square().sum(), "validation_loss": lambda: (point.w - 1).square().sum()}
+    arguments = {
+        "loss": lambda rows: (point.w - 4).square().sum(),
+        "validation_loss": lambda: (point.w - 1).square().sum(),
+    }
     settings = replace(SETTINGS, n_steps=200, one_cycle=False)
     state = train(point, settings, stop_at=150, **arguments)
     last = point.w.detach().clone()
@@ -334,7 +380,11 @@ def test_stop_beyond_the_schedule_is_its_end():
 def equal(one, other):
     """Whether two nests of dicts and lists hold the same numbers."""
     if isinstance(one, torch.Tensor):
-        return isinstance(other, torch.Tensor) and other.device.type == "cpu" and torch.equal(one.cpu(), other)
+        return (
+            isinstance(other, torch.Tensor)
+            and other.device.type == "cpu"
+            and torch.equal(one.cpu(), other)
+        )
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple):
@@ -386,7 +436,10 @@ class Layer(nn.Module):
     def __init__(self):
         super().__init__()
         self.weight, self.bias = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(3))
-        self.number, self.frozen = nn.Parameter(torch.ones(())), nn.Parameter(torch.ones(2, 3), requires_grad=False)
+        self.number, self.frozen = (
+            nn.Parameter(torch.ones(())),
+            nn.Parameter(torch.ones(2, 3), requires_grad=False),
+        )
 
 
 def test_weight_decay_shrinks_matrices_only():

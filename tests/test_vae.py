@@ -1,4 +1,5 @@
-"""VAEEmbedding and IWAEEmbedding against closed forms, principal components, QLVMEmbedding, and what their users do with them."""
+"""VAEEmbedding and IWAEEmbedding against closed forms, principal components, QLVMEmbedding, and
+what their users do with them."""
 
 import copy
 import pickle
@@ -43,7 +44,8 @@ def X():
     return rings + 0.1 * generator.normal(size=(101, 5))
 
 
-# closed forms: a linear decoder of unit noise scale, and encoders that know the posterior, or miss it
+# closed forms: a linear decoder of unit noise scale, and encoders that know the posterior, or miss
+# it
 
 
 class Plain(likelihoods.Gaussian):
@@ -93,18 +95,25 @@ class Posterior(Idle):
 
 
 class LinearGaussian:
-    """x = W z + b + noise: its likelihood, its posterior, and estimators that are it whatever they are fitted to."""
+    """x = W z + b + noise: its likelihood, its posterior, and estimators that are it whatever they
+    are fitted to."""
 
     def __init__(self, k, d=5, variance=0.3, shift=0.0, stretch=1.0):
         generator = np.random.default_rng(k)
-        self.weight, self.bias, self.variance = generator.normal(size=(d, k)), generator.normal(size=d), variance
+        self.weight, self.bias, self.variance = (
+            generator.normal(size=(d, k)),
+            generator.normal(size=d),
+            variance,
+        )
         self.k, self.d = k, d
         self.exact = np.linalg.inv(np.eye(k) + self.weight.T @ self.weight / variance)
         self.covariance, self.shift = stretch**2 * self.exact, np.full(k, shift)
         self.gain = self.exact @ self.weight.T / variance
 
     def marginal(self):
-        return multivariate_normal(self.bias, self.weight @ self.weight.T + self.variance * np.eye(self.d))
+        return multivariate_normal(
+            self.bias, self.weight @ self.weight.T + self.variance * np.eye(self.d)
+        )
 
     def sample(self, n):
         return self.marginal().rvs(n, random_state=0)
@@ -115,16 +124,32 @@ class LinearGaussian:
     def gap(self):
         """KL of what the encoder says from the true posterior, the same for all x."""
         precision = np.linalg.inv(self.exact)
-        trace, mahalanobis = np.trace(precision @ self.covariance), self.shift @ precision @ self.shift
-        return 0.5 * (trace + mahalanobis - self.k - np.linalg.slogdet(precision @ self.covariance)[1])
+        trace, mahalanobis = (
+            np.trace(precision @ self.covariance),
+            self.shift @ precision @ self.shift,
+        )
+        return 0.5 * (
+            trace + mahalanobis - self.k - np.linalg.slogdet(precision @ self.covariance)[1]
+        )
 
     def divergence(self, X):
         """KL of what the encoder says from the prior."""
         loc = (X - self.bias) @ self.gain.T + self.shift
-        return 0.5 * (np.trace(self.covariance) + (loc**2).sum(1) - self.k - np.linalg.slogdet(self.covariance)[1])
+        return 0.5 * (
+            np.trace(self.covariance)
+            + (loc**2).sum(1)
+            - self.k
+            - np.linalg.slogdet(self.covariance)[1]
+        )
 
     def fitted(self, kind=VAEEmbedding, X=None, **parameters):
-        settings = {"max_iter": 1, "validation_fraction": 0, "random_state": 0, "batch_size": 10_000, **parameters}
+        settings = {
+            "max_iter": 1,
+            "validation_fraction": 0,
+            "random_state": 0,
+            "batch_size": 10_000,
+            **parameters,
+        }
         return kind(
             self.k,
             covariance_type="full",
@@ -181,7 +206,8 @@ def test_importance_from_a_wrong_posterior_comes_to_log_p_within_its_standard_er
 
 @pytest.mark.parametrize(("shift", "stretch"), [(0.0, 1.3), (0.2, 1.1)])
 def test_standard_error_of_importance_is_that_of_the_mean_weight(shift, stretch):
-    """E_q[(p / q)^2] is known for two normals: the relative variance of the weights, which is not the variance of their logarithms."""
+    """E_q[(p / q)^2] is known for two normals: the relative variance of the weights, which is not
+    the variance of their logarithms."""
     known = LinearGaussian(1, shift=shift, stretch=stretch)
     X = known.sample(7)
     _, std = known.fitted().score_samples(X, "importance", 10_007, return_std=True)
@@ -193,7 +219,8 @@ def test_standard_error_of_importance_is_that_of_the_mean_weight(shift, stretch)
 @both_classes
 @pytest.mark.parametrize(("k", "atol"), [(1, 1e-7), (2, 1e-6), (3, 1e-2)])
 def test_quadrature_of_the_linear_gaussian_is_its_closed_form(kind, k, atol):
-    """V7, and it does not need a good encoder: to the tolerance of a fit, and as closely as one likes with more points."""
+    """V7, and it does not need a good encoder: to the tolerance of a fit, and as closely as one
+    likes with more points."""
     known = LinearGaussian(k, shift=2.0)
     X = known.sample(101)
     model = known.fitted(kind, X)
@@ -236,11 +263,18 @@ def said(k, log_variance=0.0):
 @both_classes
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
 @pytest.mark.parametrize("k", [2, 3, 128])
-def test_constant_decoder_scores_the_same_for_any_dimension_draws_and_batch(k, likelihood, kind, monkeypatch):
-    """V4: what loses log K, log m, a batch size or half a dimension does not pass. All rows have the same nats."""
+def test_constant_decoder_scores_the_same_for_any_dimension_draws_and_batch(
+    k, likelihood, kind, monkeypatch
+):
+    """V4: what loses log K, log m, a batch size or half a dimension does not pass. All rows have
+    the same nats."""
     X = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 1, 0], [0, 0, 1]])
     if likelihood == "gaussian":
-        build, outputs, expected = (lambda d: Plain(d, 0.7)), [0.4] * 3, -0.5 * (0.6**2 + 2 * 0.4**2) / 0.7 - 1.5 * log(2 * pi * 0.7)
+        build, outputs, expected = (
+            (lambda d: Plain(d, 0.7)),
+            [0.4] * 3,
+            -0.5 * (0.6**2 + 2 * 0.4**2) / 0.7 - 1.5 * log(2 * pi * 0.7),
+        )
     else:
         build, outputs, expected = likelihoods.Bernoulli, [0.0] * 3, -3 * log(2)
         monkeypatch.setattr(likelihoods.Bernoulli, "start", lambda self, x: None)
@@ -261,8 +295,12 @@ def test_constant_decoder_scores_the_same_for_any_dimension_draws_and_batch(k, l
     np.testing.assert_allclose(losses, -expected, rtol=0, atol=1e-4)
     for n_draws in (1, 7, 1009):
         for method in ("importance", "elbo"):
-            np.testing.assert_allclose(model.score_samples(X, method, n_draws), expected, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(model.score_samples(X), expected, rtol=0, atol=0.02 if k == 3 else 1e-3)
+            np.testing.assert_allclose(
+                model.score_samples(X, method, n_draws), expected, rtol=0, atol=1e-9
+            )
+    np.testing.assert_allclose(
+        model.score_samples(X), expected, rtol=0, atol=0.02 if k == 3 else 1e-3
+    )
 
 
 @pytest.mark.parametrize(
@@ -278,10 +316,20 @@ def test_constant_decoder_scores_the_same_for_any_dimension_draws_and_batch(k, l
 def test_linear_networks_reach_the_likelihood_of_principal_components(kind, parameters):
     """V6: probabilistic PCA has a closed form, and the bounds are tight there."""
     generator = np.random.default_rng(0)
-    X = generator.normal(size=(1009, 2)) @ generator.normal(size=(2, 7)) + 0.5 * generator.normal(size=(1009, 7)) + 3
+    X = (
+        generator.normal(size=(1009, 2)) @ generator.normal(size=(2, 7))
+        + 0.5 * generator.normal(size=(1009, 7))
+        + 3
+    )
     pca = PCA(2).fit(X)
     model = kind(
-        encoder=nn.Linear, decoder=nn.Linear, max_iter=120, validation_fraction=0, learning_rate=0.02, random_state=0, **parameters
+        encoder=nn.Linear,
+        decoder=nn.Linear,
+        max_iter=120,
+        validation_fraction=0,
+        learning_rate=0.02,
+        random_state=0,
+        **parameters,
     ).fit(X)
     assert model.score(X) == pytest.approx(pca.score(X), abs=0.1)
     assert model.score(X) < pca.score(X) + 0.01
@@ -313,7 +361,9 @@ class Angles(Idle):
         self.k, self.log_variance = k, log_variance
 
     def outputs(self, x):
-        return torch.cat([x, x.new_full((len(x), self.k), self.log_variance - proposals._START)], -1)
+        return torch.cat(
+            [x, x.new_full((len(x), self.k), self.log_variance - proposals._START)], -1
+        )
 
 
 def known_rings(kind, radii, variance=0.1, log_variance=-6.0):
@@ -323,7 +373,11 @@ def known_rings(kind, radii, variance=0.1, log_variance=-6.0):
         likelihood=lambda d: Plain(d, variance),
         max_iter=1,
         random_state=0,
-        **({} if kind is QLVMEmbedding else {"latent": "torus", "encoder": lambda d, o: Angles(len(radii), log_variance)}),
+        **(
+            {}
+            if kind is QLVMEmbedding
+            else {"latent": "torus", "encoder": lambda d, o: Angles(len(radii), log_variance)}
+        ),
     ).fit(np.random.default_rng(0).normal(size=(11, 2 * len(radii))))
 
 
@@ -334,7 +388,9 @@ def test_torus_score_is_that_of_qlvm_with_the_same_decoder(kind, radii):
     variance = [0.1, 0.1, 0.7][len(radii) - 1]
     model = known_rings(kind, radii, variance, log_variance=-6.0 if len(radii) < 3 else -2.0)
     expected = known_rings(QLVMEmbedding, radii, variance).score_samples(X)
-    np.testing.assert_allclose(model.score_samples(X), expected, rtol=0, atol=[1e-9, 1e-6, 1e-3][len(radii) - 1])
+    np.testing.assert_allclose(
+        model.score_samples(X), expected, rtol=0, atol=[1e-9, 1e-6, 1e-3][len(radii) - 1]
+    )
     nats, std = model.score_samples(X, "importance", 4001, return_std=True)
     assert (np.abs(nats - expected) < 5 * std + 1e-3).all()
     nats, std = model.score_samples(X, "elbo", 501, return_std=True)
@@ -347,14 +403,21 @@ def test_torus_score_is_the_bessel_form_and_transform_the_angle():
     expected = -log(2 * pi * 0.1) - ((x**2).sum(1) + 1) / 0.2 + np.log(ive(0, kappa)) + kappa
     model = known_rings(VAEEmbedding, [1.0])
     np.testing.assert_allclose(model.score_samples(x), expected, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(model.transform(x)[:, 0], np.arctan2(x[:, 1], x[:, 0]) / (2 * pi) % 1, atol=1e-12)
-    np.testing.assert_allclose(model.reconstruct(x), x / np.linalg.norm(x, axis=1, keepdims=True), atol=1e-9)
-    np.testing.assert_allclose(model.inverse_transform(model.transform(x) + 3), model.reconstruct(x), atol=1e-9)
+    np.testing.assert_allclose(
+        model.transform(x)[:, 0], np.arctan2(x[:, 1], x[:, 0]) / (2 * pi) % 1, atol=1e-12
+    )
+    np.testing.assert_allclose(
+        model.reconstruct(x), x / np.linalg.norm(x, axis=1, keepdims=True), atol=1e-9
+    )
+    np.testing.assert_allclose(
+        model.inverse_transform(model.transform(x) + 3), model.reconstruct(x), atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("log_variance", [-6.0, -2.0, 0.0])
 def test_elbo_on_the_torus_has_the_error_of_its_divergence_too(log_variance):
-    """With a constant decoder the reconstruction is exact, and the divergence of a wrapped normal is what is estimated."""
+    """With a constant decoder the reconstruction is exact, and the divergence of a wrapped normal
+    is what is estimated."""
     X = np.zeros((5, 2))
     model = VAEEmbedding(
         1,
@@ -365,7 +428,12 @@ def test_elbo_on_the_torus_has_the_error_of_its_divergence_too(log_variance):
         max_iter=1,
     ).fit(X)
     nats, std = model.score_samples(X, "elbo", 2003, return_std=True)
-    q = proposals.proposal("diagonal", torch.tensor([[1.0, 0.0, log_variance - proposals._START]], dtype=torch.float64), 1, wrapped=True)
+    q = proposals.proposal(
+        "diagonal",
+        torch.tensor([[1.0, 0.0, log_variance - proposals._START]], dtype=torch.float64),
+        1,
+        wrapped=True,
+    )
     log_q = q.log_prob(lattices.nested(1, 2**12)[None])[0]
     exact = -log(2 * pi) - float((log_q.exp() * log_q).mean())
     assert (std > 0).all()
@@ -379,8 +447,17 @@ def test_elbo_on_the_torus_has_the_error_of_its_divergence_too(log_variance):
 @both_classes
 @pytest.mark.parametrize("latent", ["normal", "torus"])
 @pytest.mark.parametrize("covariance_type", ["diagonal", "low_rank", "full"])
-def test_importance_agrees_with_quadrature_and_the_bound_stays_below(kind, latent, covariance_type, X):
-    model = small(kind, latent=latent, covariance_type=covariance_type, max_iter=60, noise_variance=0.5, learning_rate=0.01).fit(X)
+def test_importance_agrees_with_quadrature_and_the_bound_stays_below(
+    kind, latent, covariance_type, X
+):
+    model = small(
+        kind,
+        latent=latent,
+        covariance_type=covariance_type,
+        max_iter=60,
+        noise_variance=0.5,
+        learning_rate=0.01,
+    ).fit(X)
     exact = model.score_samples(X)
     nats, std = model.score_samples(X, "importance", 2003, return_std=True)
     assert np.mean(np.abs(nats - exact) < 3 * std + 0.01) > 0.95
@@ -392,7 +469,10 @@ def test_importance_agrees_with_quadrature_and_the_bound_stays_below(kind, laten
 @both_classes
 @pytest.mark.parametrize("latent", ["normal", "torus"])
 def test_training_raises_the_likelihood(kind, latent, X):
-    scores = [small(kind, latent=latent, max_iter=max_iter, learning_rate=0.02).fit(X).score(X) for max_iter in (1, 100)]
+    scores = [
+        small(kind, latent=latent, max_iter=max_iter, learning_rate=0.02).fit(X).score(X)
+        for max_iter in (1, 100)
+    ]
     assert scores[1] > scores[0] + 0.5
 
 
@@ -401,7 +481,9 @@ def test_more_importance_samples_tighten_the_training_bound(X):
     for n_draws in (1, 5, 50):
         known = LinearGaussian(2, shift=0.3, stretch=1.5)
         rows = known.sample(5003)
-        losses.append(known.fitted(IWAEEmbedding, rows, n_importance_samples=n_draws).history_["loss"][0])
+        losses.append(
+            known.fitted(IWAEEmbedding, rows, n_importance_samples=n_draws).history_["loss"][0]
+        )
     assert losses[0] > losses[1] > losses[2] > -known.nats(rows).mean()
     assert losses[0] == pytest.approx(known.gap() - known.nats(rows).mean(), abs=0.1)
 
@@ -409,25 +491,45 @@ def test_more_importance_samples_tighten_the_training_bound(X):
 def test_iwae_of_one_draw_and_vae_have_the_same_loss_in_expectation():
     known = LinearGaussian(2, shift=0.3, stretch=1.5)
     rows = known.sample(5003)
-    vae, iwae = known.fitted(VAEEmbedding, rows), known.fitted(IWAEEmbedding, rows, n_importance_samples=1)
+    vae, iwae = (
+        known.fitted(VAEEmbedding, rows),
+        known.fitted(IWAEEmbedding, rows, n_importance_samples=1),
+    )
     assert vae.history_["loss"][0] == pytest.approx(iwae.history_["loss"][0], abs=0.1)
 
 
 @both_classes
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize(("k", "latent"), [(1, "torus"), (2, "normal"), (3, "torus"), (5, "normal")])
+@pytest.mark.parametrize(
+    ("k", "latent"), [(1, "torus"), (2, "normal"), (3, "torus"), (5, "normal")]
+)
 def test_shapes_and_dtypes_hold(kind, k, latent, dtype, X):
     X = X.astype(dtype)
     model = small(kind, n_components=k, latent=latent, max_iter=1).fit(X)
     Z, nats = model.transform(X), model.score_samples(X)
     mean, covariance = model.posterior(X)
-    assert (Z.shape, nats.shape, mean.shape, covariance.shape) == ((101, k), (101,), (101, k), (101, k, k))
+    assert (Z.shape, nats.shape, mean.shape, covariance.shape) == (
+        (101, k),
+        (101,),
+        (101, k),
+        (101, k, k),
+    )
     assert Z.dtype == nats.dtype == mean.dtype == covariance.dtype == dtype
     np.testing.assert_array_equal(mean, Z)
     np.testing.assert_array_equal(covariance, np.swapaxes(covariance, 1, 2))
     assert (np.linalg.eigvalsh(covariance) > 0).all()
-    assert model.inverse_transform(Z).shape == model.reconstruct(X).shape == model.sample(101).shape == X.shape
-    assert model.inverse_transform(Z).dtype == model.sample(2).dtype == model.reconstruct(X).dtype == dtype
+    assert (
+        model.inverse_transform(Z).shape
+        == model.reconstruct(X).shape
+        == model.sample(101).shape
+        == X.shape
+    )
+    assert (
+        model.inverse_transform(Z).dtype
+        == model.sample(2).dtype
+        == model.reconstruct(X).dtype
+        == dtype
+    )
     np.testing.assert_array_equal(model.reconstruct(X), model.inverse_transform(Z))
     for method in ("auto", "elbo", "importance"):
         nats, std = model.score_samples(X, method, 11, return_std=True)
@@ -444,7 +546,9 @@ def test_shapes_and_dtypes_hold(kind, k, latent, dtype, X):
 @pytest.mark.parametrize("covariance_type", ["diagonal", "low_rank", "full"])
 def test_posterior_is_what_the_encoder_says(covariance_type, X):
     model = small(covariance_type=covariance_type, n_components=3).fit(X)
-    statistics = torch.tensor(model.likelihood_.statistics(torch.tensor(X)).numpy(), dtype=torch.float32)
+    statistics = torch.tensor(
+        model.likelihood_.statistics(torch.tensor(X)).numpy(), dtype=torch.float32
+    )
     q = proposals.proposal(covariance_type, model.encoder_(statistics).detach(), 3, wrapped=False)
     mean, covariance = model.posterior(X)
     np.testing.assert_allclose(mean, q.loc, atol=1e-4)
@@ -456,7 +560,9 @@ def test_sample_follows_the_model():
     draws = known.fitted().sample(20_011, random_state=0)
     np.testing.assert_allclose(draws.mean(0), known.bias, atol=0.06)
     np.testing.assert_allclose(np.cov(draws.T), known.marginal().cov, atol=0.15)
-    np.testing.assert_array_equal(known.fitted().sample(3, random_state=1), known.fitted().sample(3, random_state=1))
+    np.testing.assert_array_equal(
+        known.fitted().sample(3, random_state=1), known.fitted().sample(3, random_state=1)
+    )
 
 
 class Dead(Posterior):
@@ -482,7 +588,10 @@ def test_active_units_are_those_whose_means_move():
     ).fit(rows)
     variances = model.transform(rows).var(0)
     assert list(model.active_units(rows)) == [True, False, True]
-    assert list(model.active_units(rows, threshold=min(variances[0], variances[2]) * 1.01)).count(True) == 1
+    assert (
+        list(model.active_units(rows, threshold=min(variances[0], variances[2]) * 1.01)).count(True)
+        == 1
+    )
     assert not model.active_units(rows, threshold=100.0).any()
 
 
@@ -512,36 +621,55 @@ def test_training_objectives_are_sums_of_their_terms():
     known = LinearGaussian(2, shift=0.2, stretch=1.4)
     X = known.sample(503)
     loc = (X - known.bias) @ known.gain.T + known.shift
-    at_mean = multivariate_normal(np.zeros(5), known.variance * np.eye(5)).logpdf(X - loc @ known.weight.T - known.bias)
+    at_mean = multivariate_normal(np.zeros(5), known.variance * np.eye(5)).logpdf(
+        X - loc @ known.weight.T - known.bias
+    )
     loss = partial(first_loss, X, known)
     assert loss(objective="autoencoder") == pytest.approx(-at_mean.mean(), rel=1e-5)
-    assert loss(objective="autoencoder", beta=5, mmd_weight=7.0) == pytest.approx(-at_mean.mean(), rel=1e-5)
+    assert loss(objective="autoencoder", beta=5, mmd_weight=7.0) == pytest.approx(
+        -at_mean.mean(), rel=1e-5
+    )
     none, one, five = (loss(beta=beta) for beta in (0.0, 1.0, 5.0))
     assert one - none == pytest.approx(known.divergence(X).mean(), rel=1e-4)
     assert five - none == pytest.approx(5 * known.divergence(X).mean(), rel=1e-4)
-    expected_noise = -0.5 * np.trace(known.weight @ known.covariance @ known.weight.T) / known.variance
+    expected_noise = (
+        -0.5 * np.trace(known.weight @ known.covariance @ known.weight.T) / known.variance
+    )
     assert none == pytest.approx(-(at_mean.mean() + expected_noise), abs=0.3)
     assert loss(objective="wae_mmd", mmd_weight=0.0) == pytest.approx(-at_mean.mean(), rel=1e-5)
-    by_means = loss(objective="wae_mmd", mmd_weight=100.0) - loss(objective="wae_mmd", mmd_weight=0.0)
+    by_means = loss(objective="wae_mmd", mmd_weight=100.0) - loss(
+        objective="wae_mmd", mmd_weight=0.0
+    )
     by_draws = loss(objective="infovae", mmd_weight=100.0) - one
     assert loss(objective="infovae", beta=5.0, mmd_weight=0.0) == pytest.approx(five, rel=1e-6)
-    assert loss(objective="infovae", beta=5.0, mmd_weight=100.0) - five == pytest.approx(by_draws, abs=1e-3)
+    assert loss(objective="infovae", beta=5.0, mmd_weight=100.0) - five == pytest.approx(
+        by_draws, abs=1e-3
+    )
     generator = np.random.default_rng(0)
     prior, noise = generator.normal(size=(2, 503, 2))
     draws = loc + noise @ np.linalg.cholesky(known.covariance).T
     for found, codes in ((by_means, loc), (by_draws, draws)):
-        expected = objectives.maximum_mean_discrepancy(torch.tensor(codes), torch.tensor(prior)).item()
+        expected = objectives.maximum_mean_discrepancy(
+            torch.tensor(codes), torch.tensor(prior)
+        ).item()
         assert found == pytest.approx(100 * expected, abs=1.5)
 
 
 @pytest.mark.parametrize(
     ("kind", "parameters"),
-    [(VAEEmbedding, {}), (VAEEmbedding, {"objective": "infovae"}), (VAEEmbedding, {"objective": "wae_mmd"}), (IWAEEmbedding, {})],
+    [
+        (VAEEmbedding, {}),
+        (VAEEmbedding, {"objective": "infovae"}),
+        (VAEEmbedding, {"objective": "wae_mmd"}),
+        (IWAEEmbedding, {}),
+    ],
 )
 def test_validation_loss_has_no_noise_of_its_own(kind, parameters):
     """Modules that do not learn are as good at every validation."""
     known = LinearGaussian(2, shift=0.2, stretch=1.4)
-    losses = known.fitted(kind, known.sample(101), max_iter=7, validation_fraction=0.3, **parameters).history_["validation_loss"]
+    losses = known.fitted(
+        kind, known.sample(101), max_iter=7, validation_fraction=0.3, **parameters
+    ).history_["validation_loss"]
     assert len(losses) == 7
     np.testing.assert_allclose(losses, losses[0], rtol=1e-9)
 
@@ -553,7 +681,9 @@ class Learning(nn.Module):
         super().__init__()
         said = Posterior(known.gain, known.bias, known.shift, known.covariance)
         self.bias = said.bias
-        self.gain, self.start, self.spread = (nn.Parameter(value) for value in (said.gain, said.start, said.spread))
+        self.gain, self.start, self.spread = (
+            nn.Parameter(value) for value in (said.gain, said.start, said.spread)
+        )
 
     def forward(self, x):
         loc = (x - self.bias.to(x)) @ self.gain.to(x).T + self.start.to(x)
@@ -561,7 +691,8 @@ class Learning(nn.Module):
 
 
 def encoder_gradients(known, gradient, n_draws, repeats):
-    """Gradients of the training loss with respect to the encoder's parameters, from the same noise for every way to take them."""
+    """Gradients of the training loss with respect to the encoder's parameters, from the same noise
+    for every way to take them."""
     X = known.sample(23)
     model = known.fitted(IWAEEmbedding, X, n_importance_samples=n_draws, gradient=gradient)
     module, x = nn.ModuleDict({**model._module, "encoder": Learning(known)}), torch.tensor(X)
@@ -579,33 +710,56 @@ def test_doubly_reparametrized_training_has_no_gradient_at_the_exact_posterior()
 
 def test_both_gradients_of_training_have_one_expectation():
     known, n_draws, repeats = LinearGaussian(2, shift=0.2, stretch=1.4), 5, 301
-    plain, double = (encoder_gradients(known, gradient, n_draws, repeats) for gradient in ("standard", "doubly_reparametrized"))
+    plain, double = (
+        encoder_gradients(known, gradient, n_draws, repeats)
+        for gradient in ("standard", "doubly_reparametrized")
+    )
     differences = plain - double
     assert (differences.mean(0).abs() < 4.5 * differences.std(0) / repeats**0.5).all()
     assert double.std(0).mean() < plain.std(0).mean()
 
 
 def test_large_beta_shuts_units_off_and_a_small_one_does_not(X):
-    strong, weak = (small(beta=beta, max_iter=60, learning_rate=0.01).fit(X) for beta in (300.0, 0.01))
+    strong, weak = (
+        small(beta=beta, max_iter=60, learning_rate=0.01).fit(X) for beta in (300.0, 0.01)
+    )
     assert not strong.active_units(X).any()
     assert weak.active_units(X).all()
     assert np.trace(weak.posterior(X)[1].mean(0)) < np.trace(strong.posterior(X)[1].mean(0))
 
 
-@pytest.mark.parametrize(("objective", "latent"), [("wae_mmd", "normal"), ("wae_mmd", "torus"), ("infovae", "normal")])
+@pytest.mark.parametrize(
+    ("objective", "latent"), [("wae_mmd", "normal"), ("wae_mmd", "torus"), ("infovae", "normal")]
+)
 def test_weight_of_the_discrepancy_brings_codes_to_the_prior(objective, latent, X):
     distances = []
     for mmd_weight in (0.0, 1000.0):
-        model = small(objective=objective, beta=0.0, mmd_weight=mmd_weight, latent=latent, max_iter=100, learning_rate=0.01).fit(X)
+        model = small(
+            objective=objective,
+            beta=0.0,
+            mmd_weight=mmd_weight,
+            latent=latent,
+            max_iter=100,
+            learning_rate=0.01,
+        ).fit(X)
         codes = torch.tensor(model.transform(X))
         prior = model._prior_of_fit
-        drawn = prior.quantile(torch.rand(1009, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
-        distances.append(objectives.maximum_mean_discrepancy(prior.euclidean(codes), prior.euclidean(drawn)).item())
+        drawn = prior.quantile(
+            torch.rand(1009, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        )
+        distances.append(
+            objectives.maximum_mean_discrepancy(
+                prior.euclidean(codes), prior.euclidean(drawn)
+            ).item()
+        )
     assert distances[1] < 0.5 * distances[0]
 
 
 def test_autoencoder_reconstructs_better_than_the_vae(X):
-    plain, variational = (small(objective=name, max_iter=150, learning_rate=0.01).fit(X) for name in ("autoencoder", "elbo"))
+    plain, variational = (
+        small(objective=name, max_iter=150, learning_rate=0.01).fit(X)
+        for name in ("autoencoder", "elbo")
+    )
     errors = [np.square(model.reconstruct(X) - X).mean() for model in (plain, variational)]
     assert errors[0] < errors[1]
 
@@ -613,7 +767,10 @@ def test_autoencoder_reconstructs_better_than_the_vae(X):
 @pytest.mark.parametrize("objective", ["autoencoder", "wae_mmd"])
 def test_model_without_a_posterior_says_so(objective, X):
     model = small(objective=objective).fit(X)
-    message = rf"expects a model that was trained with a posterior, but objective='{objective}' has none. Use objective='elbo' or 'infovae'"
+    message = (
+        rf"expects a model that was trained with a posterior, but objective='{objective}' has "
+        rf"none. Use objective='elbo' or 'infovae'"
+    )
     for method in ("elbo", "importance"):
         with pytest.raises(ValueError, match=f"method='{method}' {message}"):
             model.score_samples(X, method)
@@ -633,7 +790,11 @@ def test_more_than_three_components_are_scored_by_importance(kind, X):
     model = small(kind, n_components=5).fit(X)
     np.testing.assert_array_equal(model.score_samples(X), model.score_samples(X, "importance"))
     assert not hasattr(model, "n_points_eval_")
-    with pytest.raises(ValueError, match=r"method='quadrature' expects up to 3 components, but the model has 5. Use 'importance'"):
+    with pytest.raises(
+        ValueError,
+        match=r"method='quadrature' expects up to 3 components, but the model has 5. Use "
+        r"'importance'",
+    ):
         model.score_samples(X, "quadrature")
 
 
@@ -646,9 +807,23 @@ def test_lattice_size_of_an_earlier_fit_is_forgotten(X):
 
 def test_queries_follow_the_fit_and_not_parameters_that_were_set_since(X):
     model = small().fit(X)
-    before = model.transform(X), model.score_samples(X), model.score_samples(X, "importance", 11), model.posterior(X)[1], model.sample(3, 0)
-    model.set_params(n_components=5, latent="torus", covariance_type="low_rank", objective="autoencoder")
-    after = model.transform(X), model.score_samples(X), model.score_samples(X, "importance", 11), model.posterior(X)[1], model.sample(3, 0)
+    before = (
+        model.transform(X),
+        model.score_samples(X),
+        model.score_samples(X, "importance", 11),
+        model.posterior(X)[1],
+        model.sample(3, 0),
+    )
+    model.set_params(
+        n_components=5, latent="torus", covariance_type="low_rank", objective="autoencoder"
+    )
+    after = (
+        model.transform(X),
+        model.score_samples(X),
+        model.score_samples(X, "importance", 11),
+        model.posterior(X)[1],
+        model.sample(3, 0),
+    )
     for one, other in zip(before, after, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -668,12 +843,19 @@ def test_standard_error_of_quadrature_tells_how_far_another_shift_would_be(X, mo
 
 
 @both_classes
-def test_lattice_is_doubled_until_scores_settle_and_a_warning_says_if_they_do_not(kind, X, monkeypatch):
-    sizes = [small(kind, noise_variance=noise, max_iter=100, learning_rate=0.01).fit(X).n_points_eval_ for noise in (1.0, 0.03)]
+def test_lattice_is_doubled_until_scores_settle_and_a_warning_says_if_they_do_not(
+    kind, X, monkeypatch
+):
+    sizes = [
+        small(kind, noise_variance=noise, max_iter=100, learning_rate=0.01).fit(X).n_points_eval_
+        for noise in (1.0, 0.03)
+    ]
     assert sizes[0] < sizes[1]
     monkeypatch.setattr("skqlvm._amortized._MOST_POINTS", 2**11)
     with pytest.warns(
-        UserWarning, match=r"still changed by .* doubled to 2048 points. Use score_samples\(X, method='importance'\)"
+        UserWarning,
+        match=r"still changed by .* doubled to 2048 points. Use score_samples\(X, "
+        r"method='importance'\)",
     ) as record:
         small(kind, n_components=3, noise_variance=1e-4, max_iter=60).fit(X)
     assert record[0].filename == __file__
@@ -687,7 +869,11 @@ def test_results_do_not_depend_on_chunks(X, monkeypatch):
 
         def queries(model=model):
             methods = ["elbo", "importance"] + ["quadrature"] * (model.n_components < 4)
-            return [model.transform(X), model.reconstruct(X), *(model.score_samples(X, method, 53) for method in methods)]
+            return [
+                model.transform(X),
+                model.reconstruct(X),
+                *(model.score_samples(X, method, 53) for method in methods),
+            ]
 
         whole = queries()
         with monkeypatch.context() as patch:
@@ -702,13 +888,21 @@ def test_results_do_not_depend_on_chunks(X, monkeypatch):
 @pytest.mark.parametrize("k", [2, 5])
 def test_rows_are_scored_for_themselves(kind, k, X):
     model = small(kind, n_components=k).fit(X)
-    for query in (model.transform, lambda X: model.posterior(X)[1], *([model.score_samples] if k == 2 else [])):
-        np.testing.assert_allclose(np.concatenate([query(row[None]) for row in X]), query(X), rtol=0, atol=1e-9)
+    for query in (
+        model.transform,
+        lambda X: model.posterior(X)[1],
+        *([model.score_samples] if k == 2 else []),
+    ):
+        np.testing.assert_allclose(
+            np.concatenate([query(row[None]) for row in X]), query(X), rtol=0, atol=1e-9
+        )
     for method in ("elbo", "importance"):
         together = model.score_samples(X, method, 101)
         apart = np.concatenate([model.score_samples(row[None], method, 101) for row in X])
         np.testing.assert_allclose(apart, together, rtol=0, atol=1e-4)
-        np.testing.assert_allclose(model.score_samples(X[::-1], method, 101), together[::-1], rtol=0, atol=1e-4)
+        np.testing.assert_allclose(
+            model.score_samples(X[::-1], method, 101), together[::-1], rtol=0, atol=1e-4
+        )
 
 
 @both_classes
@@ -718,7 +912,9 @@ def test_queries_are_precise_whatever_precision_the_process_prefers(kind, dtype,
     model = small(kind, max_iter=20).fit(X)
 
     def queries():
-        scores = [model.score_samples(X, method, 101) for method in ("quadrature", "importance", "elbo")]
+        scores = [
+            model.score_samples(X, method, 101) for method in ("quadrature", "importance", "elbo")
+        ]
         return [model.transform(X), model.reconstruct(X), model.sample(7, random_state=0), *scores]
 
     expected = queries()
@@ -736,7 +932,9 @@ def test_same_seed_gives_same_model_and_another_seed_another(kind, X):
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 0.01
     model = small(kind).fit(X)
-    np.testing.assert_array_equal(model.score_samples(X, "importance", 7), model.score_samples(X, "importance", 7))
+    np.testing.assert_array_equal(
+        model.score_samples(X, "importance", 7), model.score_samples(X, "importance", 7)
+    )
 
 
 @both_classes
@@ -747,8 +945,16 @@ def test_fit_and_queries_leave_global_random_states_alone(kind, objective, X):
     random.seed(3)
     torch.manual_seed(3)
     before = np.random.get_state()[1].copy(), random.getstate(), torch.get_rng_state()  # noqa: NPY002
-    model = small(kind, encoder=lambda d, o: nn.Sequential(networks.MLPEncoder(d, o, (5,)), nn.Dropout(0.1)), **parameters).fit(X)
-    model.score_samples(X, "importance", 7), model.score_samples(X, return_std=True), model.sample(2, random_state=0)
+    model = small(
+        kind,
+        encoder=lambda d, o: nn.Sequential(networks.MLPEncoder(d, o, (5,)), nn.Dropout(0.1)),
+        **parameters,
+    ).fit(X)
+    (
+        model.score_samples(X, "importance", 7),
+        model.score_samples(X, return_std=True),
+        model.sample(2, random_state=0),
+    )
     np.testing.assert_array_equal(np.random.get_state()[1], before[0])  # noqa: NPY002
     assert random.getstate() == before[1]
     assert torch.equal(torch.get_rng_state(), before[2])
@@ -760,7 +966,11 @@ def test_fit_and_queries_leave_global_random_states_alone(kind, objective, X):
 def test_pipelines_and_grid_searches_score_by_nats(kind, X):
     pipeline = make_pipeline(StandardScaler(), small(kind))
     name = kind.__name__.lower()
-    search = GridSearchCV(pipeline, {f"{name}__covariance_type": ["diagonal", "full"], f"{name}__latent": ["normal", "torus"]}, cv=2).fit(X)
+    search = GridSearchCV(
+        pipeline,
+        {f"{name}__covariance_type": ["diagonal", "full"], f"{name}__latent": ["normal", "torus"]},
+        cv=2,
+    ).fit(X)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     assert search.score_samples(X).shape == (101,)
     assert search.best_estimator_.inverse_transform(search.transform(X)).shape == X.shape
@@ -794,7 +1004,11 @@ def test_clone_has_the_parameters_and_no_fit(kind, X):
 @pytest.mark.parametrize("k", [2, 5])
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_pickle_and_joblib_round_trip(order, k, kind, X, tmp_path):
-    model = small(kind, n_components=k).partial_fit(X) if order == "after" else small(kind, n_components=k)
+    model = (
+        small(kind, n_components=k).partial_fit(X)
+        if order == "after"
+        else small(kind, n_components=k)
+    )
     joblib.dump(model, tmp_path / "model.joblib")
     for copied in (pickle.loads(pickle.dumps(model)), joblib.load(tmp_path / "model.joblib")):
         if order == "before":
@@ -803,7 +1017,9 @@ def test_pickle_and_joblib_round_trip(order, k, kind, X, tmp_path):
     if order == "after":
         np.testing.assert_array_equal(copied.transform(X), model.transform(X))
         np.testing.assert_array_equal(copied.score_samples(X), model.score_samples(X))
-        np.testing.assert_array_equal(copied.partial_fit(X).transform(X), model.partial_fit(X).transform(X))
+        np.testing.assert_array_equal(
+            copied.partial_fit(X).transform(X), model.partial_fit(X).transform(X)
+        )
 
 
 @both_classes
@@ -842,7 +1058,8 @@ def test_partial_fit_learns_and_continues_its_history(kind, X):
 
 
 class Interrupting(nn.Module):
-    """An encoder during whose eighth use the user presses Ctrl-C; or that returns NaN from then on."""
+    """An encoder during whose eighth use the user presses Ctrl-C; or that returns NaN from then
+    on."""
 
     def __init__(self, d, o, value=None):
         super().__init__()
@@ -868,7 +1085,9 @@ def test_interrupt_keeps_the_best_model_so_far_and_warns(kind, X):
 def test_diverging_fit_says_so_and_leaves_the_earlier_model(kind, X):
     model = small(kind).fit(X)
     before = model.score(X), model.n_points_eval_, model.n_iter_
-    model.set_params(n_components=5, encoder=lambda d, o: Interrupting(d, o, float("nan")), max_iter=50)
+    model.set_params(
+        n_components=5, encoder=lambda d, o: Interrupting(d, o, float("nan")), max_iter=50
+    )
     with pytest.raises(FloatingPointError, match=r"Training diverged: .*nan.* Lower learning_rate"):
         model.fit(X)
     assert (model.score(X), model.n_points_eval_, model.n_iter_) == before
@@ -896,9 +1115,14 @@ def test_infinite_encoder_after_the_last_step_is_noticed(X):
             self.weight, self.o = nn.Parameter(torch.zeros(1)), o
 
         def forward(self, x):
-            return torch.where(self.weight == 0, self.weight, float("inf")).expand(len(x), self.o) + x.sum(1)[:, None] * self.weight
+            return (
+                torch.where(self.weight == 0, self.weight, float("inf")).expand(len(x), self.o)
+                + x.sum(1)[:, None] * self.weight
+            )
 
-    with pytest.raises(FloatingPointError, match="Training diverged: the encoder's output is not finite"):
+    with pytest.raises(
+        FloatingPointError, match="Training diverged: the encoder's output is not finite"
+    ):
         small(encoder=lambda d, o: Fragile(o), max_iter=1, validation_fraction=0).fit(X)
 
 
@@ -917,7 +1141,12 @@ def test_progress_is_silent_unless_verbose(kind, X, capfd):
 @pytest.mark.parametrize("latent", ["normal", "torus"])
 def test_conv_networks_are_used(kind, latent):
     X = np.random.default_rng(0).random((23, 30))
-    shape = {"decoder": "conv", "encoder": "conv", "image_shape": (1, 5, 6), "likelihood": "bernoulli"}
+    shape = {
+        "decoder": "conv",
+        "encoder": "conv",
+        "image_shape": (1, 5, 6),
+        "likelihood": "bernoulli",
+    }
     model = small(kind, latent=latent, **shape).fit(X)
     assert isinstance(model.decoder_, networks.ConvDecoder)
     assert isinstance(model.encoder_, networks.ConvEncoder)
@@ -930,10 +1159,16 @@ def test_conv_networks_are_used(kind, latent):
 @both_classes
 def test_callables_are_used(kind, X):
     X = MinMaxScaler().fit_transform(X)
-    model = small(kind, encoder=nn.Linear, decoder=nn.Linear, likelihood=likelihoods.Bernoulli).fit(X)
+    model = small(kind, encoder=nn.Linear, decoder=nn.Linear, likelihood=likelihoods.Bernoulli).fit(
+        X
+    )
     assert isinstance(model.encoder_, nn.Linear)
     assert isinstance(model.decoder_, nn.Linear)
-    assert (model.encoder_.in_features, model.encoder_.out_features, model.decoder_.in_features) == (5, 4, 2)
+    assert (
+        model.encoder_.in_features,
+        model.encoder_.out_features,
+        model.decoder_.in_features,
+    ) == (5, 4, 2)
     assert isinstance(model.likelihood_, likelihoods.Bernoulli)
     assert not hasattr(model, "noise_variance_")
 
@@ -941,7 +1176,9 @@ def test_callables_are_used(kind, X):
 def test_encoder_sees_standardised_data(X):
     one, thousand = small().fit(X), small().fit(1000 * X + 7)
     np.testing.assert_allclose(thousand.transform(1000 * X + 7), one.transform(X), atol=1e-3)
-    np.testing.assert_allclose(thousand.score_samples(1000 * X + 7), one.score_samples(X) - 5 * log(1000), atol=1e-2)
+    np.testing.assert_allclose(
+        thousand.score_samples(1000 * X + 7), one.score_samples(X) - 5 * log(1000), atol=1e-2
+    )
 
 
 @both_classes
@@ -958,9 +1195,16 @@ def test_constant_columns_offsets_and_far_rows_do_no_harm(kind, X):
 def test_any_strides_and_dtypes_are_read(X):
     model = small().fit(X)
     expected = model.transform(X)
-    for view in (np.asfortranarray(X), np.repeat(X, 2, axis=1)[:, ::2], [list(row) for row in X], X.astype(object)):
+    for view in (
+        np.asfortranarray(X),
+        np.repeat(X, 2, axis=1)[:, ::2],
+        [list(row) for row in X],
+        X.astype(object),
+    ):
         np.testing.assert_allclose(model.transform(view), expected, atol=1e-12)
-    np.testing.assert_allclose(model.inverse_transform(expected[::-1]), model.inverse_transform(expected)[::-1], atol=1e-6)
+    np.testing.assert_allclose(
+        model.inverse_transform(expected[::-1]), model.inverse_transform(expected)[::-1], atol=1e-6
+    )
 
 
 @both_classes
@@ -975,17 +1219,26 @@ def test_few_rows_are_enough(kind):
 def test_max_iter_auto_is_a_budget(monkeypatch):
     monkeypatch.setattr(VAEEmbedding, "_auto_steps", 20)
     X = np.random.default_rng(0).normal(size=(5003, 2))
-    steps = [small(max_iter="auto", batch_size=10, n_iter_no_change=None).fit(X[:n]).history_["step"][-1] for n in (501, 5003)]
+    steps = [
+        small(max_iter="auto", batch_size=10, n_iter_no_change=None).fit(X[:n]).history_["step"][-1]
+        for n in (501, 5003)
+    ]
     assert steps == [20, 20]
 
 
 def test_decoders_on_the_torus_own_a_basis_and_others_do_not(X):
     on_torus, flat = small(latent="torus").fit(X), small().fit(X)
     assert on_torus.harmonic_order_ == 2
-    assert [module for module in on_torus.decoder_.modules() if isinstance(module, networks.TorusBasis)]
-    assert not [module for module in flat.decoder_.modules() if isinstance(module, networks.TorusBasis)]
+    assert [
+        module for module in on_torus.decoder_.modules() if isinstance(module, networks.TorusBasis)
+    ]
+    assert not [
+        module for module in flat.decoder_.modules() if isinstance(module, networks.TorusBasis)
+    ]
     Z = on_torus.transform(X)
-    np.testing.assert_allclose(on_torus.inverse_transform(Z + np.array([-3, 2])), on_torus.inverse_transform(Z), atol=1e-4)
+    np.testing.assert_allclose(
+        on_torus.inverse_transform(Z + np.array([-3, 2])), on_torus.inverse_transform(Z), atol=1e-4
+    )
 
 
 def test_scoring_on_the_torus_keeps_windings_within_the_memory_of_a_chunk(X, monkeypatch):

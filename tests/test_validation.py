@@ -1,4 +1,5 @@
-"""Bad input: a sentence with what was expected, what came and what to do, before any training, and nothing left behind."""
+"""Bad input: a sentence with what was expected, what came and what to do, before any training, and
+nothing left behind."""
 
 import numpy as np
 import pytest
@@ -9,7 +10,14 @@ from torch import nn
 from skqlvm import IWAEEmbedding, QLVMEmbedding, VAEEmbedding
 from skqlvm.engine import likelihoods
 
-TINY = {"n_points": 13, "n_points_eval": 34, "hidden_layer_sizes": (5,), "harmonic_order": 1, "max_iter": 1, "random_state": 0}
+TINY = {
+    "n_points": 13,
+    "n_points_eval": 34,
+    "hidden_layer_sizes": (5,),
+    "harmonic_order": 1,
+    "max_iter": 1,
+    "random_state": 0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -27,35 +35,149 @@ class Untouchable(nn.Module):
 @pytest.mark.parametrize(
     ("parameters", "error", "message"),
     [
-        ({"n_components": 4}, ValueError, r"expects 1, 2 or 3, but got 4: .* grow exponentially .* Use VAEEmbedding"),
-        ({"n_components": 0}, ValueError, "n_components expects an integer of at least 1, but got 0"),
-        ({"n_components": 2.0}, TypeError, "n_components expects an integer of at least 1, but got 2.0"),
-        ({"n_points": 0}, ValueError, "n_points expects an integer of at least 1 or 'auto', but got 0"),
-        ({"n_points": "many"}, TypeError, "n_points expects an integer of at least 1 or 'auto', but got 'many'"),
-        ({"n_points_eval": -5}, ValueError, "n_points_eval expects an integer of at least 1 or 'auto', but got -5"),
-        ({"max_iter": 0}, ValueError, "max_iter expects an integer of at least 1 or 'auto', but got 0"),
-        ({"batch_size": True}, TypeError, "batch_size expects an integer of at least 1, but got True"),
-        ({"harmonic_order": 0}, ValueError, "harmonic_order expects an integer of at least 1 or 'auto', but got 0"),
-        ({"hidden_layer_sizes": 64}, TypeError, r"hidden_layer_sizes expects a tuple of integers such as \(256, 256\), but got 64"),
-        ({"hidden_layer_sizes": (64, 0)}, ValueError, "each entry of hidden_layer_sizes expects an integer of at least 1, but got 0"),
-        ({"learning_rate": 0.0}, ValueError, r"learning_rate expects a number in \(0, inf\), but got 0.0"),
-        ({"learning_rate": float("nan")}, ValueError, r"learning_rate expects a number in \(0, inf\), but got nan"),
-        ({"learning_rate": "fast"}, TypeError, r"learning_rate expects a number in \(0, inf\), but got 'fast'"),
-        ({"weight_decay": -1}, ValueError, r"weight_decay expects a number in \[0, inf\), but got -1"),
-        ({"validation_fraction": 1.0}, ValueError, r"validation_fraction expects a number in \[0, 1\), but got 1.0"),
-        ({"n_iter_no_change": 0}, ValueError, "n_iter_no_change expects an integer of at least 1, but got 0"),
+        (
+            {"n_components": 4},
+            ValueError,
+            r"expects 1, 2 or 3, but got 4: .* grow exponentially .* Use VAEEmbedding",
+        ),
+        (
+            {"n_components": 0},
+            ValueError,
+            "n_components expects an integer of at least 1, but got 0",
+        ),
+        (
+            {"n_components": 2.0},
+            TypeError,
+            "n_components expects an integer of at least 1, but got 2.0",
+        ),
+        (
+            {"n_points": 0},
+            ValueError,
+            "n_points expects an integer of at least 1 or 'auto', but got 0",
+        ),
+        (
+            {"n_points": "many"},
+            TypeError,
+            "n_points expects an integer of at least 1 or 'auto', but got 'many'",
+        ),
+        (
+            {"n_points_eval": -5},
+            ValueError,
+            "n_points_eval expects an integer of at least 1 or 'auto', but got -5",
+        ),
+        (
+            {"max_iter": 0},
+            ValueError,
+            "max_iter expects an integer of at least 1 or 'auto', but got 0",
+        ),
+        (
+            {"batch_size": True},
+            TypeError,
+            "batch_size expects an integer of at least 1, but got True",
+        ),
+        (
+            {"harmonic_order": 0},
+            ValueError,
+            "harmonic_order expects an integer of at least 1 or 'auto', but got 0",
+        ),
+        (
+            {"hidden_layer_sizes": 64},
+            TypeError,
+            r"hidden_layer_sizes expects a tuple of integers such as \(256, 256\), but got 64",
+        ),
+        (
+            {"hidden_layer_sizes": (64, 0)},
+            ValueError,
+            "each entry of hidden_layer_sizes expects an integer of at least 1, but got 0",
+        ),
+        (
+            {"learning_rate": 0.0},
+            ValueError,
+            r"learning_rate expects a number in \(0, inf\), but got 0.0",
+        ),
+        (
+            {"learning_rate": float("nan")},
+            ValueError,
+            r"learning_rate expects a number in \(0, inf\), but got nan",
+        ),
+        (
+            {"learning_rate": "fast"},
+            TypeError,
+            r"learning_rate expects a number in \(0, inf\), but got 'fast'",
+        ),
+        (
+            {"weight_decay": -1},
+            ValueError,
+            r"weight_decay expects a number in \[0, inf\), but got -1",
+        ),
+        (
+            {"validation_fraction": 1.0},
+            ValueError,
+            r"validation_fraction expects a number in \[0, 1\), but got 1.0",
+        ),
+        (
+            {"n_iter_no_change": 0},
+            ValueError,
+            "n_iter_no_change expects an integer of at least 1, but got 0",
+        ),
         ({"verbose": -1}, ValueError, "verbose expects an integer of at least 0, but got -1"),
-        ({"likelihood": "poisson"}, ValueError, r"likelihood expects one of \['bernoulli', 'gaussian'\] or a callable, but got 'poisson'"),
-        ({"decoder": "transformer"}, ValueError, r"decoder expects one of \['conv', 'mlp'\] or a callable, but got 'transformer'"),
-        ({"noise_variance": "full"}, ValueError, r"noise_variance expects one of \['diagonal', 'spherical'\], but got 'full'"),
-        ({"noise_variance": 0}, ValueError, "noise_variance expects 'spherical', 'diagonal' or a positive number, but got 0"),
-        ({"embedding": "median"}, ValueError, r"embedding expects one of \['local', 'mean', 'mode'\], but got 'median'"),
-        ({"output": "radians"}, ValueError, r"output expects one of \['cartesian', 'moments', 'turns'\], but got 'radians'"),
-        ({"matmul_precision": "low"}, ValueError, r"matmul_precision expects one of \['high', 'highest', 'medium'\], but got 'low'"),
-        ({"device": "abacus"}, ValueError, r"device expects one that is available here, such as \['auto', 'cpu'.*\], but got 'abacus'"),
-        ({"device": "meta"}, ValueError, "device expects one that is available here, .* but got 'meta'"),
-        ({"decoder": nn.Linear(2, 3)}, TypeError, "decoder expects a factory .* but got an instance of Linear"),
-        ({"likelihood": likelihoods.Bernoulli(3)}, TypeError, "likelihood expects a factory .* but got an instance of Bernoulli"),
+        (
+            {"likelihood": "poisson"},
+            ValueError,
+            r"likelihood expects one of \['bernoulli', 'gaussian'\] or a callable, but got "
+            r"'poisson'",
+        ),
+        (
+            {"decoder": "transformer"},
+            ValueError,
+            r"decoder expects one of \['conv', 'mlp'\] or a callable, but got 'transformer'",
+        ),
+        (
+            {"noise_variance": "full"},
+            ValueError,
+            r"noise_variance expects one of \['diagonal', 'spherical'\], but got 'full'",
+        ),
+        (
+            {"noise_variance": 0},
+            ValueError,
+            "noise_variance expects 'spherical', 'diagonal' or a positive number, but got 0",
+        ),
+        (
+            {"embedding": "median"},
+            ValueError,
+            r"embedding expects one of \['local', 'mean', 'mode'\], but got 'median'",
+        ),
+        (
+            {"output": "radians"},
+            ValueError,
+            r"output expects one of \['cartesian', 'moments', 'turns'\], but got 'radians'",
+        ),
+        (
+            {"matmul_precision": "low"},
+            ValueError,
+            r"matmul_precision expects one of \['high', 'highest', 'medium'\], but got 'low'",
+        ),
+        (
+            {"device": "abacus"},
+            ValueError,
+            r"device expects one that is available here, such as \['auto', 'cpu'.*\], but got "
+            r"'abacus'",
+        ),
+        (
+            {"device": "meta"},
+            ValueError,
+            "device expects one that is available here, .* but got 'meta'",
+        ),
+        (
+            {"decoder": nn.Linear(2, 3)},
+            TypeError,
+            "decoder expects a factory .* but got an instance of Linear",
+        ),
+        (
+            {"likelihood": likelihoods.Bernoulli(3)},
+            TypeError,
+            "likelihood expects a factory .* but got an instance of Bernoulli",
+        ),
         ({"device": 7.5}, ValueError, r"device expects one that is available here, .* but got 7.5"),
     ],
 )
@@ -69,7 +191,9 @@ def test_bad_parameter_is_refused_before_training(parameters, error, message, X)
 
 
 def test_unavailable_gpu_is_refused(X):
-    with pytest.raises(ValueError, match=r"device expects one that is available here, .* but got 'cuda:77'"):
+    with pytest.raises(
+        ValueError, match=r"device expects one that is available here, .* but got 'cuda:77'"
+    ):
         QLVMEmbedding(**TINY, device="cuda:77").fit(X)
 
 
@@ -83,7 +207,11 @@ def test_unavailable_gpu_is_refused(X):
         ([[1.0, 2.0]], ValueError, r"1 sample\(s\) .* minimum of 2 is required by QLVMEmbedding"),
         ([1.0, 2.0, 3.0], ValueError, "Expected 2D array"),
         ([["a", "b"], ["c", "d"]], ValueError, "could not convert string to float"),
-        (scipy.sparse.eye(5, format="csr"), TypeError, r"expects a dense array, but got a sparse matrix. Use X.toarray\(\)"),
+        (
+            scipy.sparse.eye(5, format="csr"),
+            TypeError,
+            r"expects a dense array, but got a sparse matrix. Use X.toarray\(\)",
+        ),
         (np.array([[1e200, 1.0], [-1e200, 2.0]]), ValueError, "X is too large"),
     ],
 )
@@ -95,10 +223,15 @@ def test_bad_data_is_refused(rows, error, message):
     assert not [name for name in vars(model) if name.endswith("_")]
 
 
-@pytest.mark.parametrize(("low", "high", "end"), [(-3.2, 1.0, "minimum of -3.2"), (0.0, 255.0, "maximum of 255")])
+@pytest.mark.parametrize(
+    ("low", "high", "end"), [(-3.2, 1.0, "minimum of -3.2"), (0.0, 255.0, "maximum of 255")]
+)
 def test_bernoulli_refuses_data_outside_its_support(low, high, end):
     X = np.array([[low, 0.5], [0.5, high]])
-    with pytest.raises(ValueError, match=rf"likelihood='bernoulli' expects X in \[0, 1\], but got a {end}. Rescale X"):
+    with pytest.raises(
+        ValueError,
+        match=rf"likelihood='bernoulli' expects X in \[0, 1\], but got a {end}. Rescale X",
+    ):
         QLVMEmbedding(**TINY, likelihood="bernoulli").fit(X)
     model = QLVMEmbedding(**TINY, likelihood="bernoulli").fit(np.eye(2))
     with pytest.raises(ValueError, match=rf"but got a {end}"):
@@ -106,11 +239,18 @@ def test_bernoulli_refuses_data_outside_its_support(low, high, end):
 
 
 def test_decoder_factory_is_checked_before_training(X):
-    with pytest.raises(ValueError, match=r"map \(2, 2\) to \(2, 3\), but the output is \(2, 7\). Make its last layer 3 wide"):
+    with pytest.raises(
+        ValueError,
+        match=r"map \(2, 2\) to \(2, 3\), but the output is \(2, 7\). Make its last layer 3 wide",
+    ):
         QLVMEmbedding(**{**TINY, "decoder": lambda k, d: nn.Linear(k, 7)}).fit(X)
-    with pytest.raises(TypeError, match="torch modules with parameters to train, but it made 'a string'"):
+    with pytest.raises(
+        TypeError, match="torch modules with parameters to train, but it made 'a string'"
+    ):
         QLVMEmbedding(**{**TINY, "decoder": lambda k, d: "a string"}).fit(X)
-    with pytest.raises(TypeError, match="torch modules with parameters to train, but it made Identity"):
+    with pytest.raises(
+        TypeError, match="torch modules with parameters to train, but it made Identity"
+    ):
         QLVMEmbedding(**{**TINY, "decoder": lambda k, d: nn.Identity()}).fit(X)
 
 
@@ -130,14 +270,31 @@ def test_image_shape_is_checked_before_training(image_shape, message, X):
 
 def test_queries_check_that_there_is_a_fit_and_that_features_agree(X):
     model = QLVMEmbedding(**TINY)
-    for query in (model.transform, model.score_samples, model.posterior, model.reconstruct, model.inverse_transform, model.sample):
+    for query in (
+        model.transform,
+        model.score_samples,
+        model.posterior,
+        model.reconstruct,
+        model.inverse_transform,
+        model.sample,
+    ):
         with pytest.raises(NotFittedError, match="not fitted yet"):
             query(X if query != model.sample else 1)
     model.fit(X)
-    for query in (model.transform, model.score_samples, model.posterior, model.reconstruct, model.partial_fit):
-        with pytest.raises(ValueError, match="X has 2 features, but QLVMEmbedding is expecting 3 features"):
+    for query in (
+        model.transform,
+        model.score_samples,
+        model.posterior,
+        model.reconstruct,
+        model.partial_fit,
+    ):
+        with pytest.raises(
+            ValueError, match="X has 2 features, but QLVMEmbedding is expecting 3 features"
+        ):
             query(X[:, :2])
-    with pytest.raises(ValueError, match="Z has 3 columns, but inverse_transform of output='turns' expects 2"):
+    with pytest.raises(
+        ValueError, match="Z has 3 columns, but inverse_transform of output='turns' expects 2"
+    ):
         model.inverse_transform(X)
     with pytest.raises(ValueError, match="n_samples expects an integer of at least 1, but got 0"):
         model.sample(0)
@@ -149,23 +306,33 @@ def test_queries_check_that_there_is_a_fit_and_that_features_agree(X):
 
 
 def test_likelihood_factory_is_checked_before_training(X):
-    with pytest.raises(TypeError, match=r"likelihood expects a factory of .*Likelihood, but it made None"):
+    with pytest.raises(
+        TypeError, match=r"likelihood expects a factory of .*Likelihood, but it made None"
+    ):
         QLVMEmbedding(**TINY, likelihood=lambda d: None).fit(X)
     with pytest.raises(ValueError, match="for 3 it made one of 7 features"):
         QLVMEmbedding(**TINY, likelihood=lambda d: likelihoods.Gaussian(7)).fit(X)
 
 
 def test_decoder_that_fails_is_named(X):
-    with pytest.raises(ValueError, match=r"decoder expects modules that map tensors of shape \(m, 2\) to tensors, but it failed"):
+    with pytest.raises(
+        ValueError,
+        match=r"decoder expects modules that map tensors of shape \(m, 2\) to tensors, but it "
+        r"failed",
+    ):
         QLVMEmbedding(**{**TINY, "decoder": lambda k, d: nn.Linear(5, d)}).fit(X)
 
 
-@pytest.mark.parametrize("change", [{"n_components": 1}, {"likelihood": "bernoulli"}, {"hidden_layer_sizes": (7,)}])
+@pytest.mark.parametrize(
+    "change", [{"n_components": 1}, {"likelihood": "bernoulli"}, {"hidden_layer_sizes": (7,)}]
+)
 def test_continuing_with_another_architecture_is_refused(change, X):
     model = QLVMEmbedding(**TINY, warm_start=True).fit(X)
     model.set_params(**change)
     for fit in (model.fit, model.partial_fit):
-        with pytest.raises(ValueError, match=rf"{next(iter(change))}=.* cannot continue a fit that had"):
+        with pytest.raises(
+            ValueError, match=rf"{next(iter(change))}=.* cannot continue a fit that had"
+        ):
             fit(X)
     assert model.set_params(warm_start=False).fit(X).transform(X).shape == (11, model.n_components)
 
@@ -185,11 +352,31 @@ ENCODER_MODELS = [VAEEmbedding, IWAEEmbedding]
 @pytest.mark.parametrize(
     ("parameters", "error", "message"),
     [
-        ({"n_components": 0}, ValueError, "n_components expects an integer of at least 1, but got 0"),
-        ({"encoder": "transformer"}, ValueError, r"encoder expects one of \['conv', 'mlp'\] or a callable, but got 'transformer'"),
-        ({"encoder": nn.Linear(3, 4)}, TypeError, "encoder expects a factory .* but got an instance of Linear"),
-        ({"latent": "sphere"}, ValueError, r"latent expects one of \['normal', 'torus'\], but got 'sphere'"),
-        ({"latent": None}, ValueError, r"latent expects one of \['normal', 'torus'\], but got None"),
+        (
+            {"n_components": 0},
+            ValueError,
+            "n_components expects an integer of at least 1, but got 0",
+        ),
+        (
+            {"encoder": "transformer"},
+            ValueError,
+            r"encoder expects one of \['conv', 'mlp'\] or a callable, but got 'transformer'",
+        ),
+        (
+            {"encoder": nn.Linear(3, 4)},
+            TypeError,
+            "encoder expects a factory .* but got an instance of Linear",
+        ),
+        (
+            {"latent": "sphere"},
+            ValueError,
+            r"latent expects one of \['normal', 'torus'\], but got 'sphere'",
+        ),
+        (
+            {"latent": None},
+            ValueError,
+            r"latent expects one of \['normal', 'torus'\], but got None",
+        ),
         (
             {"latent": "torus", "n_components": 4},
             ValueError,
@@ -198,17 +385,45 @@ ENCODER_MODELS = [VAEEmbedding, IWAEEmbedding]
         (
             {"covariance_type": "spherical"},
             ValueError,
-            r"covariance_type expects one of \['diagonal', 'full', 'low_rank'\], but got 'spherical'",
+            r"covariance_type expects one of \['diagonal', 'full', 'low_rank'\], but got "
+            r"'spherical'",
         ),
-        ({"learning_rate": 0.0}, ValueError, r"learning_rate expects a number in \(0, inf\), but got 0.0"),
-        ({"max_iter": "many"}, TypeError, "max_iter expects an integer of at least 1 or 'auto', but got 'many'"),
-        ({"likelihood": "poisson"}, ValueError, r"likelihood expects one of \['bernoulli', 'gaussian'\] or a callable, but got 'poisson'"),
-        ({"noise_variance": 0}, ValueError, "noise_variance expects 'spherical', 'diagonal' or a positive number, but got 0"),
-        ({"hidden_layer_sizes": 64}, TypeError, r"hidden_layer_sizes expects a tuple of integers such as \(256, 256\), but got 64"),
-        ({"device": "abacus"}, ValueError, r"device expects one that is available here, .* but got 'abacus'"),
+        (
+            {"learning_rate": 0.0},
+            ValueError,
+            r"learning_rate expects a number in \(0, inf\), but got 0.0",
+        ),
+        (
+            {"max_iter": "many"},
+            TypeError,
+            "max_iter expects an integer of at least 1 or 'auto', but got 'many'",
+        ),
+        (
+            {"likelihood": "poisson"},
+            ValueError,
+            r"likelihood expects one of \['bernoulli', 'gaussian'\] or a callable, but got "
+            r"'poisson'",
+        ),
+        (
+            {"noise_variance": 0},
+            ValueError,
+            "noise_variance expects 'spherical', 'diagonal' or a positive number, but got 0",
+        ),
+        (
+            {"hidden_layer_sizes": 64},
+            TypeError,
+            r"hidden_layer_sizes expects a tuple of integers such as \(256, 256\), but got 64",
+        ),
+        (
+            {"device": "abacus"},
+            ValueError,
+            r"device expects one that is available here, .* but got 'abacus'",
+        ),
     ],
 )
-def test_bad_parameter_of_an_encoder_model_is_refused_before_training(parameters, error, message, kind, X):
+def test_bad_parameter_of_an_encoder_model_is_refused_before_training(
+    parameters, error, message, kind, X
+):
     model = kind(**{**SMALL, "decoder": Untouchable, **parameters})
     for fit in (model.fit, model.partial_fit):
         with pytest.raises(error, match=message):
@@ -222,14 +437,35 @@ def test_bad_parameter_of_an_encoder_model_is_refused_before_training(parameters
         (
             VAEEmbedding(objective="gan"),
             ValueError,
-            r"objective expects one of \['autoencoder', 'elbo', 'infovae', 'wae_mmd'\], but got 'gan'",
+            r"objective expects one of \['autoencoder', 'elbo', 'infovae', 'wae_mmd'\], but got "
+            r"'gan'",
         ),
         (VAEEmbedding(beta=-0.5), ValueError, r"beta expects a number in \[0, inf\), but got -0.5"),
-        (VAEEmbedding(beta="big"), TypeError, r"beta expects a number in \[0, inf\), but got 'big'"),
-        (VAEEmbedding(mmd_weight=-1), ValueError, r"mmd_weight expects a number in \[0, inf\), but got -1"),
-        (VAEEmbedding(mmd_weight=float("nan")), ValueError, r"mmd_weight expects a number in \[0, inf\), but got nan"),
-        (IWAEEmbedding(n_importance_samples=0), ValueError, "n_importance_samples expects an integer of at least 1, but got 0"),
-        (IWAEEmbedding(n_importance_samples=2.5), TypeError, "n_importance_samples expects an integer of at least 1, but got 2.5"),
+        (
+            VAEEmbedding(beta="big"),
+            TypeError,
+            r"beta expects a number in \[0, inf\), but got 'big'",
+        ),
+        (
+            VAEEmbedding(mmd_weight=-1),
+            ValueError,
+            r"mmd_weight expects a number in \[0, inf\), but got -1",
+        ),
+        (
+            VAEEmbedding(mmd_weight=float("nan")),
+            ValueError,
+            r"mmd_weight expects a number in \[0, inf\), but got nan",
+        ),
+        (
+            IWAEEmbedding(n_importance_samples=0),
+            ValueError,
+            "n_importance_samples expects an integer of at least 1, but got 0",
+        ),
+        (
+            IWAEEmbedding(n_importance_samples=2.5),
+            TypeError,
+            "n_importance_samples expects an integer of at least 1, but got 2.5",
+        ),
         (
             IWAEEmbedding(gradient="sticking"),
             ValueError,
@@ -249,10 +485,27 @@ def test_bad_objective_is_refused_before_training(model, error, message, X):
 @pytest.mark.parametrize(
     ("encoder", "error", "message"),
     [
-        (lambda d, o: nn.Linear(d, 7), ValueError, r"map \(2, 3\) to \(2, 4\), but the output is \(2, 7\). Make its last layer 4 wide"),
-        (lambda d, o: "a string", TypeError, "encoder expects a factory of torch modules with parameters to train, but it made 'a string'"),
-        (lambda d, o: nn.Identity(), TypeError, "torch modules with parameters to train, but it made Identity"),
-        (lambda d, o: nn.Linear(5, o), ValueError, r"encoder expects modules that map tensors of shape \(m, 3\) to tensors, but it failed"),
+        (
+            lambda d, o: nn.Linear(d, 7),
+            ValueError,
+            r"map \(2, 3\) to \(2, 4\), but the output is \(2, 7\). Make its last layer 4 wide",
+        ),
+        (
+            lambda d, o: "a string",
+            TypeError,
+            "encoder expects a factory of torch modules with parameters to train, but it made 'a "
+            "string'",
+        ),
+        (
+            lambda d, o: nn.Identity(),
+            TypeError,
+            "torch modules with parameters to train, but it made Identity",
+        ),
+        (
+            lambda d, o: nn.Linear(5, o),
+            ValueError,
+            r"encoder expects modules that map tensors of shape \(m, 3\) to tensors, but it failed",
+        ),
     ],
 )
 def test_encoder_factory_is_checked_before_training(encoder, error, message, kind, X):
@@ -292,25 +545,40 @@ def test_image_shape_of_an_encoder_is_checked_before_training(image_shape, messa
 @pytest.mark.parametrize("kind", ENCODER_MODELS)
 def test_queries_of_an_encoder_model_check_fit_features_and_options(kind, X):
     model = kind(**SMALL)
-    queries = [model.transform, model.score_samples, model.posterior, model.reconstruct, model.active_units]
+    queries = [
+        model.transform,
+        model.score_samples,
+        model.posterior,
+        model.reconstruct,
+        model.active_units,
+    ]
     for query in (*queries, model.inverse_transform, model.sample):
         with pytest.raises(NotFittedError, match="not fitted yet"):
             query(X if query != model.sample else 1)
     model.fit(X)
     for query in (*queries, model.partial_fit):
-        with pytest.raises(ValueError, match=f"X has 2 features, but {kind.__name__} is expecting 3 features"):
+        with pytest.raises(
+            ValueError, match=f"X has 2 features, but {kind.__name__} is expecting 3 features"
+        ):
             query(X[:, :2])
         with pytest.raises(ValueError, match="contains NaN"):
             query(np.full((5, 3), np.nan))
         with pytest.raises(TypeError, match="expects a dense array, but got a sparse matrix"):
             query(scipy.sparse.eye(3, format="csr"))
-    with pytest.raises(ValueError, match=r"Z has 3 columns, but inverse_transform expects 2. Give what transform returns"):
+    with pytest.raises(
+        ValueError,
+        match=r"Z has 3 columns, but inverse_transform expects 2. Give what transform returns",
+    ):
         model.inverse_transform(X)
-    options = r"method expects one of \['auto', 'elbo', 'importance', 'quadrature'\], but got 'exact'"
+    options = (
+        r"method expects one of \['auto', 'elbo', 'importance', 'quadrature'\], but got 'exact'"
+    )
     with pytest.raises(ValueError, match=options):
         model.score_samples(X, "exact")
     for n_draws, error in ((0, ValueError), (2.5, TypeError), (True, TypeError)):
-        with pytest.raises(error, match=f"n_importance_samples expects an integer of at least 1, but got {n_draws}"):
+        with pytest.raises(
+            error, match=f"n_importance_samples expects an integer of at least 1, but got {n_draws}"
+        ):
             model.score_samples(X, "importance", n_draws)
     with pytest.raises(ValueError, match=r"threshold expects a number in \[0, inf\), but got -1"):
         model.active_units(X, threshold=-1)
@@ -320,7 +588,14 @@ def test_queries_of_an_encoder_model_check_fit_features_and_options(kind, X):
 
 @pytest.mark.parametrize("kind", ENCODER_MODELS)
 @pytest.mark.parametrize(
-    "change", [{"n_components": 1}, {"latent": "torus"}, {"covariance_type": "full"}, {"encoder": "conv"}, {"objective": "autoencoder"}]
+    "change",
+    [
+        {"n_components": 1},
+        {"latent": "torus"},
+        {"covariance_type": "full"},
+        {"encoder": "conv"},
+        {"objective": "autoencoder"},
+    ],
 )
 def test_continuing_an_encoder_model_with_another_architecture_is_refused(change, kind, X):
     if "objective" in change and kind is IWAEEmbedding:
@@ -328,13 +603,25 @@ def test_continuing_an_encoder_model_with_another_architecture_is_refused(change
     model = kind(**SMALL, warm_start=True).fit(X)
     model.set_params(**change)
     for fit in (model.fit, model.partial_fit):
-        with pytest.raises(ValueError, match=rf"{next(iter(change))}=.* cannot continue a fit that had"):
+        with pytest.raises(
+            ValueError, match=rf"{next(iter(change))}=.* cannot continue a fit that had"
+        ):
             fit(X)
 
 
 @pytest.mark.parametrize("kind", ENCODER_MODELS)
 def test_bernoulli_encoder_model_refuses_data_outside_its_support(kind):
     model = kind(**SMALL, likelihood="bernoulli").fit(np.eye(3))
-    for query in (model.fit, model.transform, model.score_samples, model.posterior, model.active_units, model.reconstruct):
-        with pytest.raises(ValueError, match=r"likelihood='bernoulli' expects X in \[0, 1\], but got a maximum of 3"):
+    for query in (
+        model.fit,
+        model.transform,
+        model.score_samples,
+        model.posterior,
+        model.active_units,
+        model.reconstruct,
+    ):
+        with pytest.raises(
+            ValueError,
+            match=r"likelihood='bernoulli' expects X in \[0, 1\], but got a maximum of 3",
+        ):
             query(3 * np.eye(3))

@@ -1,8 +1,8 @@
 """Rank-1 lattices on the unit torus [0, 1)^k, their random shifts and their quality.
 
-A rank-1 lattice of m points with generating vector g is ``z_j = (j g mod m) / m`` for ``j = 0, ..., m - 1``. The products are taken as
-integers modulo m and divided in float64: in float32 the third digit of a coordinate is already wrong at m = 6765.
-"""
+A rank-1 lattice of m points with generating vector g is ``z_j = (j g mod m) / m`` for ``j = 0, ...,
+m - 1``. The products are taken as integers modulo m and divided in float64: in float32 the third
+digit of a coordinate is already wrong at m = 6765."""
 
 from __future__ import annotations
 
@@ -58,9 +58,8 @@ def named(name: str) -> tuple[int, tuple[int, ...]]:
 def generating_vector(n_components: int, n_points: int) -> tuple[int, ...]:
     """Return a good generating vector for any number of points.
 
-    In one dimension (1,); in two the Fibonacci vector where m is a Fibonacci number; otherwise the Korobov vector whose multiplier has the
-    smallest P2 of all those searched.
-    """
+    In one dimension (1,); in two the Fibonacci vector where m is a Fibonacci number; otherwise the
+    Korobov vector whose multiplier has the smallest P2 of all those searched."""
     if n_components == 1:
         return (1,)
     previous = _previous_fibonacci(n_points)
@@ -79,20 +78,25 @@ def _previous_fibonacci(n_points: int) -> int | None:
 
 @lru_cache(maxsize=256)
 def best_multiplier(n_components: int, n_points: int) -> int:
-    """Return the Korobov multiplier of smallest P2 among those coprime to m (a and m - a are mirror images: half are searched).
+    """Return the Korobov multiplier of smallest P2 among those coprime to m (a and m - a are mirror
+    images: half are searched).
 
-    All multipliers are searched as long as that is a matter of seconds (m up to 20 000 or so), an even selection of them beyond.
-    """
+    All multipliers are searched as long as that is a matter of seconds (m up to 20 000 or so), an
+    even selection of them beyond."""
     half = torch.arange(1, (n_points + 1) // 2)
     candidates = [a for a in range(1, n_points // 2 + 1) if gcd(a, n_points) == 1] or [1]
     step = max(1, len(candidates) * max(1, len(half)) // _SEARCH_BUDGET)
     multipliers = torch.tensor(candidates[::step])
-    scores = [_korobov_scores(n_components, n_points, chunk, half) for chunk in multipliers.split(max(1, 4_000_000 // n_points))]
+    scores = [
+        _korobov_scores(n_components, n_points, chunk, half)
+        for chunk in multipliers.split(max(1, 4_000_000 // n_points))
+    ]
     return int(multipliers[torch.cat(scores).argmin()])
 
 
 def _korobov_scores(n_components: int, n_points: int, multipliers: Tensor, half: Tensor) -> Tensor:
-    """The part of P2 that depends on the multiplier, summed over half the points by the symmetry j <-> m - j."""
+    """The part of P2 that depends on the multiplier, summed over half the points by the symmetry j
+    <-> m - j."""
     kernel = _bernoulli_kernel(torch.arange(n_points, dtype=torch.float64) / n_points)
     index = half.expand(len(multipliers), -1)
     product = kernel[half].expand_as(index)
@@ -103,14 +107,17 @@ def _korobov_scores(n_components: int, n_points: int, multipliers: Tensor, half:
 
 
 def _bernoulli_kernel(z: Tensor) -> Tensor:
-    """1 + 2 pi^2 B_2(z), the reproducing kernel of periodic functions with square-integrable derivative."""
+    """1 + 2 pi^2 B_2(z), the reproducing kernel of periodic functions with square-integrable
+    derivative."""
     return 1 + 2 * pi**2 * (z * z - z + 1 / 6)
 
 
 def p2(points: Tensor) -> Tensor:
-    """Return P2, the squared worst-case error of a lattice for smooth periodic functions; lower is better.
+    """Return P2, the squared worst-case error of a lattice for smooth periodic functions; lower is
+    better.
 
-    ``P2 = mean_j prod_l (1 + 2 pi^2 B_2(z_jl)) - 1`` with the Bernoulli polynomial ``B_2(t) = t^2 - t + 1/6``.
+    ``P2 = mean_j prod_l (1 + 2 pi^2 B_2(z_jl)) - 1`` with the Bernoulli polynomial ``B_2(t) = t^2 -
+    t + 1/6``.
 
     Parameters
     ----------
@@ -139,10 +146,12 @@ def lattice(n_components: int, n_points: int, dtype: torch.dtype = torch.float64
 
 
 def nested(n_components: int, n_points: int) -> Tensor:
-    """Return a lattice in up to three dimensions whose size is a power of two and whose first half is the lattice of half the size.
+    """Return a lattice in up to three dimensions whose size is a power of two and whose first half
+    is the lattice of half the size.
 
-    One generating vector serves all sizes up to 2^20 (Hickernell, Kritzer, Kuo and Nuyens, Numerical Algorithms 59, 2012), at a P2 that is
-    about twice the best one for a size. Shift it where the origin, its first point, is no good.
+    One generating vector serves all sizes up to 2^20 (Hickernell, Kritzer, Kuo and Nuyens,
+    Numerical Algorithms 59, 2012), at a P2 that is about twice the best one for a size. Shift it
+    where the origin, its first point, is no good.
 
     Returns
     -------
@@ -161,7 +170,9 @@ def nested(n_components: int, n_points: int) -> Tensor:
     index = torch.zeros(1, dtype=torch.int64)
     while len(index) < n_points:
         index = torch.cat([index, index + n_points // (2 * len(index))])
-    return (index[:, None] * torch.tensor(_EXTENSIBLE[:n_components]) % n_points).to(torch.float64) / n_points
+    return (index[:, None] * torch.tensor(_EXTENSIBLE[:n_components]) % n_points).to(
+        torch.float64
+    ) / n_points
 
 
 def random_shift(n_components: int, generator: torch.Generator) -> Tensor:
@@ -169,7 +180,9 @@ def random_shift(n_components: int, generator: torch.Generator) -> Tensor:
 
     With it, a lattice average is an unbiased estimate of the integral over the torus.
     """
-    return torch.rand(n_components, dtype=torch.float64, generator=generator, device=generator.device)
+    return torch.rand(
+        n_components, dtype=torch.float64, generator=generator, device=generator.device
+    )
 
 
 def shifted(points: Tensor, shift: Tensor) -> Tensor:

@@ -2,12 +2,13 @@
 
     log p(x | z) = sum_d [ T(x_d) eta_d(z) - A_d(eta_d(z)) ] + h(x)
 
-so that the table of all samples against all latent points is one matrix product. A family says what T, eta, A and h are, how a decoder's
-output becomes a mean, and how to draw; the table and its rows come with the base class.
+so that the table of all samples against all latent points is one matrix product. A family says what
+T, eta, A and h are, how a decoder's output becomes a mean, and how to draw; the table and its rows
+come with the base class.
 
-Decoder outputs are standardised: a family is started at the data with `start`, after which an output of zero stands for the mean of the
-data and one unit for their scale. Statistics are taken in the precision of x, products in that of the decoder's output.
-"""
+Decoder outputs are standardised: a family is started at the data with `start`, after which an
+output of zero stands for the mean of the data and one unit for their scale. Statistics are taken in
+the precision of x, products in that of the decoder's output."""
 
 from __future__ import annotations
 
@@ -20,15 +21,17 @@ from torch import Tensor, nn
 from .precision import matmul_precision
 
 _START = 0.5
-"""Learned noise at the start, as a fraction of the data's variance. At 1 the constant decoder is a saddle: noise that explains all of the
-variance leaves nothing to pull the decoder away from it."""
+"""Learned noise at the start, as a fraction of the data's variance. At 1 the constant decoder is a
+saddle: noise that explains all of the variance leaves nothing to pull the decoder away from it."""
 
 _SPEED = 10.0
-"""An Adam-type optimiser moves each parameter by about its step size; the log of the noise has further to go than a weight."""
+"""An Adam-type optimiser moves each parameter by about its step size; the log of the noise has
+further to go than a weight."""
 
 
 class Likelihood(nn.Module):
-    """Base of the families; a subclass defines `natural`, `log_normalizer`, `mean`, `sample`, and what else is not as here.
+    """Base of the families; a subclass defines `natural`, `log_normalizer`, `mean`, `sample`, and
+    what else is not as here.
 
     Attributes
     ----------
@@ -79,7 +82,8 @@ class Likelihood(nn.Module):
         return products - self.log_normalizer(eta) + self.log_base(x).to(eta.dtype)[:, None]
 
     def paired(self, x: Tensor, outputs: Tensor) -> Tensor:
-        """Return log p(x_i | z_is) in nats, each row with points of its own: x (n, d), outputs (n, s, d) -> (n, s)."""
+        """Return log p(x_i | z_is) in nats, each row with points of its own: x (n, d), outputs (n,
+        s, d) -> (n, s)."""
         eta = self.natural(outputs)
         products = torch.einsum("nd,nsd->ns", self.statistics(x).to(eta.dtype), eta)
         return products - self.log_normalizer(eta) + self.log_base(x).to(eta.dtype)[:, None]
@@ -88,9 +92,8 @@ class Likelihood(nn.Module):
 class Bernoulli(Likelihood):
     """Independent coins: ``T(x) = x``, ``eta`` the logits, ``A = log(1 + exp(eta))``, ``h = 0``.
 
-    On grey levels between 0 and 1 this is a cross-entropy rather than a likelihood of the pixels: such nats compare models of the same
-    data, and not with figures for binary images.
-    """
+    On grey levels between 0 and 1 this is a cross-entropy rather than a likelihood of the pixels:
+    such nats compare models of the same data, and not with figures for binary images."""
 
     support = (0.0, 1.0)
 
@@ -108,15 +111,18 @@ class Bernoulli(Likelihood):
 
     def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         mean = self.mean(outputs)
-        uniform = torch.rand(mean.shape, dtype=mean.dtype, generator=generator, device=generator.device)
+        uniform = torch.rand(
+            mean.shape, dtype=mean.dtype, generator=generator, device=generator.device
+        )
         return (uniform.to(mean.device) < mean).to(mean)
 
 
 class Gaussian(Likelihood):
     """Independent normal features of mean f(z), and a noise variance that does not depend on z.
 
-    In units of the data's centre c and scale s, with ``f = c + s o`` for decoder outputs o and ``var = s^2 v``: ``T(x) = (x - c) / s``,
-    ``eta = o / v``, ``A = eta^2 v / 2`` and ``h = -(T(x)^2 / v + log(2 pi var)) / 2``.
+    In units of the data's centre c and scale s, with ``f = c + s o`` for decoder outputs o and
+    ``var = s^2 v``: ``T(x) = (x - c) / s``, ``eta = o / v``, ``A = eta^2 v / 2`` and ``h = -(T(x)^2
+    / v + log(2 pi var)) / 2``.
 
     Parameters
     ----------
@@ -129,10 +135,15 @@ class Gaussian(Likelihood):
 
     scale: Tensor
 
-    def __init__(self, n_features: int, noise_variance: str | float = "spherical", floor: float = 1e-4) -> None:
+    def __init__(
+        self, n_features: int, noise_variance: str | float = "spherical", floor: float = 1e-4
+    ) -> None:
         super().__init__(n_features)
         if isinstance(noise_variance, str) and noise_variance not in ("spherical", "diagonal"):
-            raise ValueError(f"noise_variance expects 'spherical', 'diagonal' or a number, but got {noise_variance!r}.")
+            raise ValueError(
+                "noise_variance expects 'spherical', 'diagonal' or a number, but got "
+                f"{noise_variance!r}."
+            )
         self.floor = floor
         self.fixed = None if isinstance(noise_variance, str) else float(noise_variance)
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
@@ -168,7 +179,8 @@ class Gaussian(Likelihood):
         return -0.5 * (squares + log(2 * pi) + self.noise_variance().log().to(x)).sum(-1)
 
     def table(self, x: Tensor, outputs: Tensor) -> Tensor:
-        """Return the table by a product in full precision: its terms are large, by 1 / v, and cancel."""
+        """Return the table by a product in full precision: its terms are large, by 1 / v, and
+        cancel."""
         with matmul_precision("highest"):
             return super().table(x, outputs)
 
@@ -177,5 +189,7 @@ class Gaussian(Likelihood):
 
     def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         mean = self.mean(outputs)
-        noise = torch.randn(mean.shape, dtype=mean.dtype, generator=generator, device=generator.device)
+        noise = torch.randn(
+            mean.shape, dtype=mean.dtype, generator=generator, device=generator.device
+        )
         return mean + self.noise_variance().sqrt().to(mean) * noise.to(mean.device)

@@ -1,4 +1,5 @@
-"""Decoders, from latent points (m, k) to outputs (m, n_outputs), and encoders, from data (n, d) to the numbers that shape a proposal.
+"""Decoders, from latent points (m, k) to outputs (m, n_outputs), and encoders, from data (n, d) to
+the numbers that shape a proposal.
 
 Points on a torus are in turns, and the decoder owns their basis.
 """
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from .precision import bfloat16_layers
 
 _DECAY = 0.5
-"""Of the harmonics that the built-in decoders start from; chosen by benchmarks/bench_defaults.py."""
+"""Of the harmonics that the built-in decoders start from; chosen by
+benchmarks/bench_defaults.py."""
 
 _INTRODUCED = 0.5
 """Fraction of a training by which `anneal` has brought in all harmonics."""
@@ -26,8 +28,9 @@ _START = 0.1
 class TorusBasis(nn.Module):
     """Harmonics of the torus: ``cos(2 pi h . z)`` for all h, then ``sin(2 pi h . z)``.
 
-    h runs over the integer vectors with ``1 <= |h_1| + ... + |h_k| <= order``, one of each pair +-h, in rising order. Order 1 is the
-    paper's basis: the cosines and then the sines of the coordinates.
+    h runs over the integer vectors with ``1 <= |h_1| + ... + |h_k| <= order``, one of each pair
+    +-h, in rising order. Order 1 is the paper's basis: the cosines and then the sines of the
+    coordinates.
 
     Parameters
     ----------
@@ -49,22 +52,30 @@ class TorusBasis(nn.Module):
         self.open(order)
 
     def open(self, order: float) -> None:
-        """Let harmonics pass up to an order, the next ones in part: an order of 2.5 admits a half of degree 3."""
+        """Let harmonics pass up to an order, the next ones in part: an order of 2.5 admits a half
+        of degree 3."""
         degrees = self.harmonics.abs().sum(1).repeat(2)
         self.scales = degrees**-self.decay * (order - degrees + 1).clamp(0, 1)
 
     def forward(self, z: Tensor) -> Tensor:
         """Map turns of shape (..., n_components) to features of shape (..., n_features)."""
         turns = z[..., :1] * self.harmonics[:, 0].to(z)
-        for i in range(1, z.shape[-1]):  # a matrix product might round positions, and a sum over so short an axis is slow
+        for i in range(
+            1, z.shape[-1]
+        ):  # a matrix product might round positions, and a sum over so short an axis is slow
             turns = turns + z[..., i : i + 1] * self.harmonics[:, i].to(z)
         angles = 2 * pi * turns
         return torch.cat([angles.cos(), angles.sin()], -1) * self.scales.to(z)
 
 
 def largest_order(n_components: int, n_harmonics: float, highest: int) -> int:
-    """Return the largest order, from 1 to the highest, at which a torus basis has at most so many harmonics."""
-    fitting = (order for order in range(highest, 1, -1) if len(_harmonics(n_components, order)) <= n_harmonics)
+    """Return the largest order, from 1 to the highest, at which a torus basis has at most so many
+    harmonics."""
+    fitting = (
+        order
+        for order in range(highest, 1, -1)
+        if len(_harmonics(n_components, order)) <= n_harmonics
+    )
     return next(fitting, 1)
 
 
@@ -86,7 +97,8 @@ def _harmonics(n_components: int, order: int) -> list[tuple[int, ...]]:
 
 
 class MLPDecoder(nn.Module):
-    """Hidden layers with rectifiers, linear output; the output starts with mean zero and a moderate spread over the latent space.
+    """Hidden layers with rectifiers, linear output; the output starts with mean zero and a moderate
+    spread over the latent space.
 
     Parameters
     ----------
@@ -94,10 +106,17 @@ class MLPDecoder(nn.Module):
     n_outputs : int
     hidden_layer_sizes : tuple of int
     order : int or None
-        Of the torus basis under the layers; None for points of a Euclidean space, which need no basis.
+        Of the torus basis under the layers; None for points of a Euclidean space, which need no
+        basis.
     """
 
-    def __init__(self, n_components: int, n_outputs: int, hidden_layer_sizes: tuple[int, ...] = (256, 256), order: int | None = 6) -> None:
+    def __init__(
+        self,
+        n_components: int,
+        n_outputs: int,
+        hidden_layer_sizes: tuple[int, ...] = (256, 256),
+        order: int | None = 6,
+    ) -> None:
         super().__init__()
         basis = nn.Identity() if order is None else TorusBasis(n_components, order, _DECAY)
         self.basis = basis
@@ -108,7 +127,8 @@ class MLPDecoder(nn.Module):
         _standardize(self, output.weight, output.bias, _anywhere(n_components, order))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Map points of shape (n_points, n_components) to outputs of shape (n_points, n_outputs)."""
+        """Map points of shape (n_points, n_components) to outputs of shape (n_points,
+        n_outputs)."""
         features = self.basis(z)
         with bfloat16_layers(z.device):
             outputs = self.layers(features)
@@ -118,8 +138,8 @@ class MLPDecoder(nn.Module):
 class ConvDecoder(nn.Module):
     """An `MLPDecoder` to a quarter-size image of many channels, two transposed convolutions.
 
-    Rows are images of `image_shape`, (channels, height, width), flattened in that order; sizes that are no multiple of 4 are cropped.
-    """
+    Rows are images of `image_shape`, (channels, height, width), flattened in that order; sizes that
+    are no multiple of 4 are cropped."""
 
     def __init__(
         self,
@@ -144,7 +164,8 @@ class ConvDecoder(nn.Module):
         _standardize(self, second.weight, second.bias, _anywhere(n_components, order))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Map points of shape (n_points, n_components) to flattened images of shape (n_points, n_outputs)."""
+        """Map points of shape (n_points, n_components) to flattened images of shape (n_points,
+        n_outputs)."""
         _, height, width = self.image_shape
         start = self.start(z).view(-1, *self.start_shape)
         with bfloat16_layers(z.device):
@@ -153,22 +174,27 @@ class ConvDecoder(nn.Module):
 
 
 class MLPEncoder(nn.Module):
-    """Hidden layers with rectifiers, linear output: data of shape (n_samples, n_features) to (n_samples, n_outputs)."""
+    """Hidden layers with rectifiers, linear output: data of shape (n_samples, n_features) to
+    (n_samples, n_outputs)."""
 
-    def __init__(self, n_features: int, n_outputs: int, hidden_layer_sizes: tuple[int, ...] = (256, 256)) -> None:
+    def __init__(
+        self, n_features: int, n_outputs: int, hidden_layer_sizes: tuple[int, ...] = (256, 256)
+    ) -> None:
         super().__init__()
         hidden, width = _hidden(n_features, hidden_layer_sizes)
         self.hidden, self.output = nn.Sequential(*hidden), nn.Linear(width, n_outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map data to outputs, the last layer in the precision of x: it says where, and how exactly."""
+        """Map data to outputs, the last layer in the precision of x: it says where, and how
+        exactly."""
         with bfloat16_layers(x.device):
             features = self.hidden(x)
         return self.output(features.to(x))
 
 
 class ConvEncoder(nn.Module):
-    """The mirror of `ConvDecoder`: two convolutions to a quarter-size image of many channels, then an `MLPEncoder`."""
+    """The mirror of `ConvDecoder`: two convolutions to a quarter-size image of many channels, then
+    an `MLPEncoder`."""
 
     def __init__(
         self,
@@ -185,11 +211,21 @@ class ConvEncoder(nn.Module):
         self.image_shape = (channels, height, width)
         first = nn.Conv2d(channels, n_channels // 2, 4, stride=2, padding=1)
         second = nn.Conv2d(n_channels // 2, n_channels, 4, stride=2, padding=1)
-        self.downsample = nn.Sequential(nn.ZeroPad2d((0, -width % 4, 0, -height % 4)), first, nn.ReLU(), second, nn.ReLU(), nn.Flatten())
-        self.end = MLPEncoder(n_channels * -(-height // 4) * -(-width // 4), n_outputs, hidden_layer_sizes)
+        self.downsample = nn.Sequential(
+            nn.ZeroPad2d((0, -width % 4, 0, -height % 4)),
+            first,
+            nn.ReLU(),
+            second,
+            nn.ReLU(),
+            nn.Flatten(),
+        )
+        self.end = MLPEncoder(
+            n_channels * -(-height // 4) * -(-width // 4), n_outputs, hidden_layer_sizes
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map flattened images of shape (n_samples, n_features) to outputs of shape (n_samples, n_outputs)."""
+        """Map flattened images of shape (n_samples, n_features) to outputs of shape (n_samples,
+        n_outputs)."""
         with bfloat16_layers(x.device):
             features = self.downsample(x.view(-1, *self.image_shape))
         return self.end(features.to(x))
@@ -209,11 +245,12 @@ def _anywhere(n_components: int, order: int | None) -> Tensor:
 
 
 def _standardize(decoder: nn.Module, weight: Tensor, bias: Tensor | None, z: Tensor) -> None:
-    """Scale and shift the output layer: mean zero (as far as one bias can) and standard deviation `_START` over points z.
+    """Scale and shift the output layer: mean zero (as far as one bias can) and standard deviation
+    `_START` over points z.
 
-    Under a started likelihood that is around the mean of the data, and of the order of their scale. Starting nearly constant instead would
-    be starting at a symmetric saddle of the marginal likelihood, where training stalls.
-    """
+    Under a started likelihood that is around the mean of the data, and of the order of their scale.
+    Starting nearly constant instead would be starting at a symmetric saddle of the marginal
+    likelihood, where training stalls."""
     if bias is None:
         return
     with torch.no_grad():

@@ -1,7 +1,7 @@
 """The posterior over lattice points, and what can be read off it.
 
-`weights` are responsibilities, of shape (n_samples, n_points), whose rows sum to one; points and coordinates are in turns.
-"""
+`weights` are responsibilities, of shape (n_samples, n_points), whose rows sum to one; points and
+coordinates are in turns."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from . import lattices
 
 
 def responsibilities(log_w: Tensor) -> Tensor:
-    """Return the posterior probabilities of the points, ``softmax_j log_w_ij`` (under a uniform prior log p(x | z))."""
+    """Return the posterior probabilities of the points, ``softmax_j log_w_ij`` (under a uniform
+    prior log p(x | z))."""
     return torch.softmax(log_w, -1)
 
 
 def pooled(tables: list[Tensor]) -> Tensor:
     """Return responsibilities over the points of several shifted lattices together.
 
-    One softmax over all points is the consistent estimate of the posterior; averaging the shifts' own posteriors would give each shift the
-    same weight, whatever its evidence.
+    One softmax over all points is the consistent estimate of the posterior; averaging the shifts'
+    own posteriors would give each shift the same weight, whatever its evidence.
 
     Parameters
     ----------
@@ -37,14 +38,16 @@ def pooled(tables: list[Tensor]) -> Tensor:
 
 
 def moments(weights: Tensor, features: Tensor) -> Tensor:
-    """Return posterior means of functions of z: features (n_points, n_features) -> (n_samples, n_features)."""
+    """Return posterior means of functions of z: features (n_points, n_features) -> (n_samples,
+    n_features)."""
     return weights @ features
 
 
 def mean_direction(weights: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     """Return the circular mean and the resultant length of each coordinate.
 
-    The mean of (cos 2 pi z, sin 2 pi z), as an angle and a length; never the mean of coordinates, which breaks at the seam.
+    The mean of (cos 2 pi z, sin 2 pi z), as an angle and a length; never the mean of coordinates,
+    which breaks at the seam.
 
     Returns
     -------
@@ -59,15 +62,18 @@ def mean_direction(weights: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mode(weights: Tensor, points: Tensor) -> Tensor:
-    """Return the most probable lattice point of every row, in turns, of shape (n_samples, n_components)."""
+    """Return the most probable lattice point of every row, in turns, of shape (n_samples,
+    n_components)."""
     return points[weights.argmax(1)]
 
 
 def local_mean(weights: Tensor, points: Tensor, radius: float = 0.06) -> Tensor:
-    """Return the mean of the dominant mode: over the posterior mass within `radius` turns of the most probable point.
+    """Return the mean of the dominant mode: over the posterior mass within `radius` turns of the
+    most probable point.
 
-    Unlike the circular mean it does not fall between modes, and unlike the mode it is not confined to the lattice. The neighbours of a
-    point of a rank-1 lattice are those of its first point moved along, so no distances are computed.
+    Unlike the circular mean it does not fall between modes, and unlike the mode it is not confined
+    to the lattice. The neighbours of a point of a rank-1 lattice are those of its first point moved
+    along, so no distances are computed.
 
     Parameters
     ----------

@@ -1,4 +1,5 @@
-"""The precision of matrix products, which torch keeps as one global setting: set for a while, and restored."""
+"""The precision of matrix products, which torch keeps as one global setting: set for a while, and
+restored."""
 
 from __future__ import annotations
 
@@ -13,9 +14,9 @@ import torch
 def matmul_precision(precision: str) -> Iterator[None]:
     """Set the precision of the inputs of float32 matrix products, and restore what the caller had.
 
-    "highest" leaves them alone; "high" may round them to TF32 and "medium" to bfloat16, where the processor multiplies those faster. Sums
-    and results are float32. The setting is global: threads that change it at the same time may leave each other's behind.
-    """
+    "highest" leaves them alone; "high" may round them to TF32 and "medium" to bfloat16, where the
+    processor multiplies those faster. Sums and results are float32. The setting is global: threads
+    that change it at the same time may leave each other's behind."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:
@@ -25,11 +26,11 @@ def matmul_precision(precision: str) -> Iterator[None]:
 
 
 def bfloat16_layers(device: torch.device) -> AbstractContextManager[object]:
-    """Return a context in which layers run in bfloat16, if the precision in force is "medium" and the device multiplies it natively.
+    """Return a context in which layers run in bfloat16, if the precision in force is "medium" and
+    the device multiplies it natively.
 
-    Autocasting: products sum in float32, and each layer's result is rounded. For the layers of a decoder only, never for positions or
-    log-likelihoods.
-    """
+    Autocasting: products sum in float32, and each layer's result is rounded. For the layers of a
+    decoder only, never for positions or log-likelihoods."""
     if torch.get_float32_matmul_precision() == "medium" and _multiplies_bfloat16(device.type):
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()

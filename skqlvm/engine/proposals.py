@@ -1,9 +1,10 @@
-"""What an encoder proposes: distributions q(z | x) over latent points, one a row, as objects that know their own density.
+"""What an encoder proposes: distributions q(z | x) over latent points, one a row, as objects that
+know their own density.
 
-A proposal turns standard normal noise of shape (s, n_noise) or (n, s, n_noise) into points z of shape (n, s, k), so that gradients reach
-its parameters through z; `log_prob` gives log q(z | x) of shape (n, s), `kl` the divergence from the prior, of shape (n, 1) if exact, or
-an estimate from each draw, of shape (n, s), in nats.
-"""
+A proposal turns standard normal noise of shape (s, n_noise) or (n, s, n_noise) into points z of
+shape (n, s, k), so that gradients reach its parameters through z; `log_prob` gives log q(z | x) of
+shape (n, s), `kl` the divergence from the prior, of shape (n, 1) if exact, or an estimate from each
+draw, of shape (n, s), in nats."""
 
 from __future__ import annotations
 
@@ -19,17 +20,20 @@ from torch import Tensor
 from . import lattices
 
 _WIDEST = 0.5
-"""Largest standard deviation of a wrapped normal, in turns: the circle is covered evenly to a per cent, and few windings count."""
+"""Largest standard deviation of a wrapped normal, in turns: the circle is covered evenly to a per
+cent, and few windings count."""
 
 WINDINGS = (-2, -1, 0, 1, 2)
-"""Turns that a wrapped normal may have taken; those left out are at least five standard deviations away."""
+"""Turns that a wrapped normal may have taken; those left out are at least five standard deviations
+away."""
 
 _LOG_VARIANCE = (-18.0, 6.0)
 """Limits of what an encoder may say, so that no proposal degenerates in float32."""
 
 _ECCENTRICITY = 100.0
-"""Largest ratio of what coordinates share to what is their own. Without a limit an encoder flattens its proposal until the rounding of a
-draw is many standard deviations: log q is then wrong by any amount, and the bound is none."""
+"""Largest ratio of what coordinates share to what is their own. Without a limit an encoder flattens
+its proposal until the rounding of a draw is many standard deviations: log q is then wrong by any
+amount, and the bound is none."""
 
 _START = -4.0
 """Log variance that an encoder's output of zero stands for."""
@@ -39,7 +43,8 @@ _START = -4.0
 class Normal:
     """Base of the multivariate normals q(z | x) = N(loc, covariance).
 
-    A subclass says how noise spreads around `loc`, and what its covariance and that one's inverse and determinant are.
+    A subclass says how noise spreads around `loc`, and what its covariance and that one's inverse
+    and determinant are.
 
     Attributes
     ----------
@@ -74,7 +79,8 @@ class Normal:
         raise NotImplementedError
 
     def scaled(self, ratio: Tensor) -> Self:
-        """Return the proposal whose coordinates spread `ratio` times as far, ratio of shape (n, k)."""
+        """Return the proposal whose coordinates spread `ratio` times as far, ratio of shape (n,
+        k)."""
         raise NotImplementedError
 
     def at(self, noise: Tensor) -> Tensor:
@@ -82,13 +88,17 @@ class Normal:
         return self.loc[:, None] + self.spread(noise)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Return ``log q(z | x) = -(d^2 + log det(2 pi covariance)) / 2`` with d the distance of z from loc."""
+        """Return ``log q(z | x) = -(d^2 + log det(2 pi covariance)) / 2`` with d the distance of z
+        from loc."""
         log_volume = self.log_det() + self.loc.shape[-1] * log(2 * pi)
         return -0.5 * (self.squared_distance(z - self.loc[:, None]) + log_volume[:, None])
 
     def kl(self, z: Tensor) -> Tensor:
-        """Return KL(q || N(0, I)) = (trace + |loc|^2 - k - log det) / 2, exactly; the draws z are not needed."""
-        return 0.5 * ((self.marginal_variance() + self.loc**2 - 1).sum(-1) - self.log_det())[:, None]
+        """Return KL(q || N(0, I)) = (trace + |loc|^2 - k - log det) / 2, exactly; the draws z are
+        not needed."""
+        return (
+            0.5 * ((self.marginal_variance() + self.loc**2 - 1).sum(-1) - self.log_det())[:, None]
+        )
 
     def detached(self) -> Self:
         """Return the same proposal with constant parameters."""
@@ -122,7 +132,8 @@ class DiagonalNormal(Normal):
 
 @dataclass(frozen=True)
 class LowRankNormal(Normal):
-    """Covariance diag(variance) + factor factor', both of shape (n, k); the posterior of arXiv 2601.18676's baselines."""
+    """Covariance diag(variance) + factor factor', both of shape (n, k); the posterior of arXiv
+    2601.18676's baselines."""
 
     variance: Tensor
     factor: Tensor
@@ -133,13 +144,20 @@ class LowRankNormal(Normal):
         return self.loc.shape[-1] + 1
 
     def spread(self, noise: Tensor) -> Tensor:
-        return self.variance.sqrt()[:, None] * noise[..., :-1] + self.factor[:, None] * noise[..., -1:]
+        return (
+            self.variance.sqrt()[:, None] * noise[..., :-1] + self.factor[:, None] * noise[..., -1:]
+        )
 
     def squared_distance(self, residual: Tensor) -> Tensor:
         scale, gain = self.variance.sqrt()[:, None], self._gain()[:, None, None]
         white, factor = residual / scale, self.factor[:, None] / scale
-        # by the root of the inverse, (I + f f')^-1/2 = I - f f' / (gain + gain^1/2): a difference of squares would cancel in float32
-        return (white - factor * (white * factor).sum(-1, keepdim=True) / (gain + gain.sqrt())).square().sum(-1)
+        # by the root of the inverse, (I + f f')^-1/2 = I - f f' / (gain + gain^1/2): a difference
+        # of squares would cancel in float32
+        return (
+            (white - factor * (white * factor).sum(-1, keepdim=True) / (gain + gain.sqrt()))
+            .square()
+            .sum(-1)
+        )
 
     def log_det(self) -> Tensor:
         return self.variance.log().sum(-1) + self._gain().log()
@@ -168,7 +186,11 @@ class FullNormal(Normal):
         return noise @ self.scale_tril.mT
 
     def squared_distance(self, residual: Tensor) -> Tensor:
-        return torch.linalg.solve_triangular(self.scale_tril, residual.mT, upper=False).square().sum(-2)
+        return (
+            torch.linalg.solve_triangular(self.scale_tril, residual.mT, upper=False)
+            .square()
+            .sum(-2)
+        )
 
     def log_det(self) -> Tensor:
         return 2 * self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
@@ -185,10 +207,11 @@ class FullNormal(Normal):
 
 @dataclass(frozen=True)
 class Wrapped:
-    """A normal wound around the torus, in turns: ``q(z | x) = sum_w N(z + w; loc, covariance)`` over whole turns w.
+    """A normal wound around the torus, in turns: ``q(z | x) = sum_w N(z + w; loc, covariance)``
+    over whole turns w.
 
-    Its standard deviations are at most half a turn, where a wrapped normal is uniform but for a per cent; the windings that are left out
-    are then at least five of them away. The prior is uniform.
+    Its standard deviations are at most half a turn, where a wrapped normal is uniform but for a per
+    cent; the windings that are left out are then at least five of them away. The prior is uniform.
 
     Attributes
     ----------
@@ -217,7 +240,9 @@ class Wrapped:
         nearest = z - (z - self.loc[:, None]).detach().round()
         windings = nearest.new_tensor(list(product(WINDINGS, repeat=z.shape[-1])))
         unwound = (nearest[:, :, None] + windings).flatten(1, 2)
-        return torch.logsumexp(self.normal.log_prob(unwound).unflatten(1, (z.shape[1], len(windings))), -1)
+        return torch.logsumexp(
+            self.normal.log_prob(unwound).unflatten(1, (z.shape[1], len(windings))), -1
+        )
 
     def kl(self, z: Tensor) -> Tensor:
         """Return unbiased estimates of KL(q || uniform) = E_q[log q(z | x)], one from each draw."""
@@ -267,7 +292,8 @@ FAMILIES: dict[str, tuple[Callable[[Tensor, Tensor], Normal], Callable[[int], in
     "low_rank": (_low_rank, lambda k: 2 * k),
     "full": (_full, lambda k: k * (k + 1) // 2),
 }
-"""How each family is made of a location and the numbers that shape its covariance, and how many these are."""
+"""How each family is made of a location and the numbers that shape its covariance, and how many
+these are."""
 
 
 def n_outputs(family: str, n_components: int, *, wrapped: bool) -> int:
@@ -278,11 +304,13 @@ def n_outputs(family: str, n_components: int, *, wrapped: bool) -> int:
 def proposal(family: str, outputs: Tensor, n_components: int, *, wrapped: bool) -> Proposal:
     """Return the proposal that an encoder's outputs of shape (n, n_outputs) stand for.
 
-    Location first: k coordinates; or for the torus k cosines and k sines, whose direction it is, since no continuous map of the data to
-    single numbers could go round. Then the logarithms of k variances, and what else the family needs.
-    """
+    Location first: k coordinates; or for the torus k cosines and k sines, whose direction it is,
+    since no continuous map of the data to single numbers could go round. Then the logarithms of k
+    variances, and what else the family needs."""
     make, n_shape = FAMILIES[family]
-    where, shape = outputs.split([outputs.shape[-1] - n_shape(n_components), n_shape(n_components)], -1)
+    where, shape = outputs.split(
+        [outputs.shape[-1] - n_shape(n_components), n_shape(n_components)], -1
+    )
     if not wrapped:
         return make(where, shape)
     cos, sin = where.chunk(2, -1)

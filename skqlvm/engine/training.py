@@ -1,4 +1,5 @@
-"""The one training loop. It knows parameters, a loss of row numbers and numbers; nothing of models."""
+"""The one training loop. It knows parameters, a loss of row numbers and numbers; nothing of
+models."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ class Settings:
     steps_per_record : int
         Steps between two records of the history, each with a validation.
     patience : int or None
-        Validations without a better loss after which training stops; without validations it does not.
+        Validations without a better loss after which training stops; without validations it does
+        not.
     precision : {"highest", "high", "medium"}
         Of the inputs of float32 matrix products; see `matmul_precision`.
     """
@@ -72,7 +74,9 @@ class State:
     best_step: int = 0
     best_weights: dict[str, Tensor] | None = None
     records_since_best: int = 0
-    history: History = field(default_factory=lambda: {"step": [], "loss": [], "validation_loss": [], "seconds": []})
+    history: History = field(
+        default_factory=lambda: {"step": [], "loss": [], "validation_loss": [], "seconds": []}
+    )
 
     def cpu(self) -> State:
         """Return the state with all tensors on the processor."""
@@ -108,7 +112,8 @@ def train(
     loss : callable
         Maps row numbers, int64 of shape (batch,), to the scalar loss.
     n_rows : int
-        Rows to draw from; each pass is a fresh permutation of them, in batches of nearly equal size.
+        Rows to draw from; each pass is a fresh permutation of them, in batches of nearly equal
+        size.
     settings : Settings
     generator : Generator
         Shuffles the rows; on the processor, so that every device sees the same batches.
@@ -149,7 +154,10 @@ def train(
     except KeyboardInterrupt:
         if state.step == 0:
             raise
-        message = f"Training was interrupted at step {state.step} of {settings.n_steps}; the best weights so far are kept."
+        message = (
+            f"Training was interrupted at step {state.step} of {settings.n_steps}; the best "
+            "weights so far are kept."
+        )
         warnings.warn(message, UserWarning, stacklevel=2)
         last = settings.n_steps
     run.suspend()
@@ -159,15 +167,28 @@ def train(
 
 
 class _Run:
-    """Optimiser, step sizes and batches of one call of `train`; what must outlive it is in the state."""
+    """Optimiser, step sizes and batches of one call of `train`; what must outlive it is in the
+    state."""
 
-    def __init__(self, module: nn.Module, loss: Loss, n_rows: int, settings: Settings, generator: torch.Generator, state: State) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        loss: Loss,
+        n_rows: int,
+        settings: Settings,
+        generator: torch.Generator,
+        state: State,
+    ) -> None:
         self.module, self.loss, self.n_rows = module, loss, n_rows
         self.settings, self.generator, self.state = settings, generator, state
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.optimizer = _optimizer(self.parameters, settings)
         self.schedule = _schedule(self.optimizer, settings)
-        if state.optimizer is not None and state.schedule is not None and state.generator is not None:
+        if (
+            state.optimizer is not None
+            and state.schedule is not None
+            and state.generator is not None
+        ):
             self.optimizer.load_state_dict(state.optimizer)
             self.schedule.load_state_dict(state.schedule)
             generator.set_state(state.generator)
@@ -193,23 +214,31 @@ class _Run:
         state.losses = []
         if not isfinite(mean_loss):
             raise FloatingPointError(
-                f"the loss became {mean_loss} within the {self.settings.steps_per_record} steps before step {state.step}"
+                f"the loss became {mean_loss} within the {self.settings.steps_per_record} steps "
+                f"before step {state.step}"
             )
         validation = nan if validation_loss is None else self.validate(validation_loss)
         now = time.perf_counter()
-        elapsed = now - self.since + (state.history["seconds"][-1] if state.history["seconds"] else 0.0)
+        elapsed = (
+            now - self.since + (state.history["seconds"][-1] if state.history["seconds"] else 0.0)
+        )
         self.since = now
-        for name, value in zip(state.history, (state.step, mean_loss, validation, elapsed), strict=True):
+        for name, value in zip(
+            state.history, (state.step, mean_loss, validation, elapsed), strict=True
+        ):
             state.history[name].append(value)
         if validation_loss is None:
             return
         state.records_since_best += 1
         if validation < state.best_loss:
             state.best_loss, state.best_step, state.records_since_best = validation, state.step, 0
-            state.best_weights = {name: value.detach().clone() for name, value in self.module.state_dict().items()}
+            state.best_weights = {
+                name: value.detach().clone() for name, value in self.module.state_dict().items()
+            }
 
     def validate(self, validation_loss: Callable[[], Tensor]) -> float:
-        """Return the validation loss in full precision, with the module as it is when it is used."""
+        """Return the validation loss in full precision, with the module as it is when it is
+        used."""
         self.module.eval()
         with torch.no_grad(), matmul_precision("highest"):
             validation = float(validation_loss())
@@ -227,12 +256,21 @@ def _optimizer(parameters: list[nn.Parameter], settings: Settings) -> torch.opti
     """AdamW with decay on matrices only."""
     matrices = [p for p in parameters if p.ndim > 1]
     others = [p for p in parameters if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.learning_rate, fused=True)
+    groups = [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]], lr=settings.learning_rate, fused=True
+    )
 
 
-def _schedule(optimizer: torch.optim.Optimizer, settings: Settings) -> torch.optim.lr_scheduler.LRScheduler:
+def _schedule(
+    optimizer: torch.optim.Optimizer, settings: Settings
+) -> torch.optim.lr_scheduler.LRScheduler:
     """One-cycle or constant step size."""
     if settings.one_cycle:
-        return torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=settings.n_steps + 1)
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, settings.learning_rate, total_steps=settings.n_steps + 1
+        )
     return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
