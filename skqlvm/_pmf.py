@@ -5,7 +5,7 @@ from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, column_or_1d, validate_data
 
-from . import _histograms, _parameters
+from . import _checks, _histograms
 from ._grids import Grid, box, check_range, per_dimension
 from ._transactions import all_or_nothing
 
@@ -257,8 +257,8 @@ class PMFSampler(DensityMixin, BaseEstimator):
         """
         check_is_fitted(self)
         self._check_fixed_parameters()
-        _parameters.check_integer("n_samples", n_samples)
-        _parameters.check_integer("batch_size", batch_size)
+        _checks.check_integer("n_samples", n_samples)
+        _checks.check_integer("batch_size", batch_size)
         segments = self._segments(label)
         rows = slice(segments[0].start, segments[-1].stop)
         seed = check_random_state(
@@ -383,9 +383,9 @@ class PMFSampler(DensityMixin, BaseEstimator):
     def _check_parameters(self):
         self._check_fixed_parameters()
         if isinstance(self.n_bins, str) or np.ndim(self.n_bins) == 0:
-            _parameters.check_integer("n_bins", self.n_bins, alternative="auto")
+            _checks.check_integer("n_bins", self.n_bins, alternative="auto")
         for value in () if isinstance(self.n_bins, str) else np.ravel(self.n_bins).tolist():
-            _parameters.check_integer("each entry of n_bins", value)
+            _checks.check_integer("each entry of n_bins", value)
             if value > _MOST_BINS:
                 raise ValueError(
                     f"n_bins expects integers of at most {_MOST_BINS}, but got {value}."
@@ -394,8 +394,8 @@ class PMFSampler(DensityMixin, BaseEstimator):
 
     def _check_fixed_parameters(self):
         """Raise unless what queries read is in order; it may be set after the fit."""
-        _parameters.check_option("within_bin", self.within_bin, WITHIN_BIN)
-        _parameters.check_number("smoothing", self.smoothing, below=1.0)
+        _checks.check_option("within_bin", self.within_bin, WITHIN_BIN)
+        _checks.check_number("smoothing", self.smoothing, below=1.0)
 
 
 def _checked_weights(sample_weight, n_samples):

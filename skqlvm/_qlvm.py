@@ -1,23 +1,27 @@
-"""QLVMEmbedding: a decoder on a torus, trained on the marginal likelihood by randomly shifted
-lattice rules."""
+"""QLVMEmbedding: a decoder on a torus, trained by randomly shifted lattice rules."""
+
+from functools import partial
 
 import numpy as np
 import torch
-from sklearn.utils.validation import check_array, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
-from . import _readouts, _validation
-from ._base import LatentModel
-from ._tensors import as_tensor
-from .engine import lattices, objectives, posteriors, priors
+from . import _checks, _parts, _readouts
+from ._estimator import LatentEstimator, checked_finite
+from ._rows import as_tensor
+from .engine import lattices, models, objectives, posteriors, quadrature
+from .engine.memory import affordable_points
+from .engine.precision import own_settings
 
 _N_POINTS = {1: 233, 2: 987, 3: 2039}
 _N_POINTS_EVAL = {1: 2584, 2: 6765, 3: 8191}
-_N_SHIFTS, _TRAINING_BYTES = 8, 2**30
+_TRAINING_BYTES = 2**30
+_FEWEST_EFFECTIVE = 1.2
+"""Effective points under which a posterior is narrower than the lattice that should resolve it."""
 
 
-class QLVMEmbedding(LatentModel):
-    """Embed data on a torus of one to three dimensions by a quasi-Monte Carlo latent variable
-    model.
+class QLVMEmbedding(LatentEstimator):
+    """Map data to a torus of one to three dimensions by a quasi-Monte Carlo latent variable model.
 
     A decoder maps a latent point z, uniform on the torus, to the parameters of p(x | z). It is
     trained on the marginal likelihood itself, ``log p(x) = log int p(x | z) dz``, whose integral is
@@ -31,24 +35,26 @@ class QLVMEmbedding(LatentModel):
     n_points : int or "auto", default="auto"
         Size of the training lattice. More points tighten the bound and cost time in proportion.
         "auto" is 233, 987 or 2039 points in one, two or three dimensions.
-    likelihood : {"gaussian", "bernoulli"} or callable, default="gaussian"
+    likelihood : {"gaussian", "bernoulli", "poisson"} or callable, default="gaussian"
         The observation model. "bernoulli" needs data in [0, 1]; on grey levels it is a
-        cross-entropy. A callable maps n_features to a `skqlvm.engine.likelihoods.Likelihood`.
+        cross-entropy. "poisson" is for counts. A callable maps n_features to a
+        `skqlvm.engine.likelihoods.ExponentialFamily`.
     noise_variance : {"spherical", "diagonal"} or float, default="spherical"
-        Of the Gaussian: learned, one for all features or one each, or fixed, in squared units of X.
+        Of the Gaussian, and ignored by other likelihoods: learned, one for all features or one
+        each, or fixed, in squared units of X.
     decoder : {"mlp", "conv"} or callable, default="mlp"
         A callable maps (n_components, n_features) to a torch module from torus coordinates in
         turns, of shape (m, n_components), to outputs of shape (m, n_features), where 0 is the mean
         of the data and 1 their scale (logits for the Bernoulli).
     hidden_layer_sizes : tuple of int, default=(256, 256)
-        Of the built-in decoders.
+        Of the built-in decoders; ignored by those of one's own.
     harmonic_order : int or "auto", default="auto"
         Highest total order of the harmonics of the torus that the built-in decoders start from,
         coarse ones first, and that ``output="moments"`` returns. Order 1 is the paper's basis; low
         orders give smooth maps. "auto" has a harmonic for every 25 rows, and goes to order 14 at
         most (6 in three dimensions).
     image_shape : tuple of int, optional
-        (channels, height, width) of a row, for ``decoder="conv"``.
+        (channels, height, width) of a row, for ``decoder="conv"``; ignored by other decoders.
     max_iter : int or "auto", default="auto"
         Passes over the data. "auto" is 50 passes but at most 2500 steps of the optimiser, so that
         the cost of a fit does not grow with the number of rows once there are many.
@@ -56,8 +62,6 @@ class QLVMEmbedding(LatentModel):
         Rows a step.
     learning_rate : float, default=4e-3
         Largest step size of the one-cycle schedule.
-    weight_decay : float, default=0.0
-        Decoupled decay of the decoder's weight matrices.
     validation_fraction : float, default=0.1
         Part of the rows (2000 at most) held out to choose the best weights by. 0 trains on
         everything and keeps the last weights.
@@ -74,10 +78,9 @@ class QLVMEmbedding(LatentModel):
         What `transform` returns: coordinates in turns, [0, 1); their cosines and then their sines,
         for Euclidean methods; or posterior means of all harmonics up to `harmonic_order`, which
         keep what a point cannot.
-    matmul_precision : {"highest", "high", "medium"}, default="medium"
-        Of the inputs of matrix products while training; see ``torch.set_float32_matmul_precision``.
-        At "medium" built-in decoders also round their layers' results to bfloat16 where the device
-        multiplies it. All inference is in float32 or better.
+    matmul_precision : {"medium", "highest"}, default="medium"
+        While training. At "medium" the layers of built-in decoders run in bfloat16 where the device
+        multiplies it; everything else, and all inference, is in float32 or better.
     device : str or torch.device, default="auto"
         "auto" is a GPU if there is one.
     warm_start : bool, default=False
@@ -90,15 +93,19 @@ class QLVMEmbedding(LatentModel):
     lattice_ : ndarray of shape (n_points_eval, n_components)
         The evaluation lattice, in turns: the points that the columns of `posterior` stand for.
     decoder_ : torch.nn.Module
-    likelihood_ : skqlvm.engine.likelihoods.Likelihood
+    likelihood_ : skqlvm.engine.likelihoods.ExponentialFamily
     noise_variance_ : float or ndarray of shape (n_features,)
         Of a Gaussian, in squared units of X.
     harmonic_order_ : int
     history_ : dict of list
-        "step", "loss" (minus the training bound in nats), "validation_loss" and "seconds" at every
-        validation.
+        "step", "loss" (minus the training bound in nats), "validation_loss", "seconds" and
+        "validation_seconds" (those among them that validations took) at every validation: of the
+        last `fit`, or of all calls of `partial_fit` since the last `fit`.
     n_iter_ : int
-        Passes over the data, begun ones included.
+        Passes over the data, begun ones included, of the last `fit`; and those of `partial_fit`
+        since.
+    embedding_ : ndarray of shape (n_samples, n_columns)
+        What `fit_transform` returned, where that was called.
     n_features_in_ : int
     feature_names_in_ : ndarray of str
         Only if X had string column names.
@@ -132,7 +139,6 @@ class QLVMEmbedding(LatentModel):
         max_iter="auto",
         batch_size=128,
         learning_rate=4e-3,
-        weight_decay=0.0,
         validation_fraction=0.1,
         n_iter_no_change=20,
         n_points_eval="auto",
@@ -144,28 +150,37 @@ class QLVMEmbedding(LatentModel):
         random_state=None,
         verbose=0,
     ):
-        self.n_components = n_components
+        super().__init__(
+            n_components,
+            likelihood=likelihood,
+            noise_variance=noise_variance,
+            max_iter=max_iter,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            validation_fraction=validation_fraction,
+            n_iter_no_change=n_iter_no_change,
+            matmul_precision=matmul_precision,
+            device=device,
+            warm_start=warm_start,
+            random_state=random_state,
+            verbose=verbose,
+        )
         self.n_points = n_points
-        self.likelihood = likelihood
-        self.noise_variance = noise_variance
         self.decoder = decoder
         self.hidden_layer_sizes = hidden_layer_sizes
         self.harmonic_order = harmonic_order
         self.image_shape = image_shape
-        self.max_iter = max_iter
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
         self.n_points_eval = n_points_eval
         self.embedding = embedding
         self.output = output
-        self.matmul_precision = matmul_precision
-        self.device = device
-        self.warm_start = warm_start
-        self.random_state = random_state
-        self.verbose = verbose
+
+    _shaping = (
+        *LatentEstimator._shaping,
+        "decoder",
+        "hidden_layer_sizes",
+        "harmonic_order",
+        "image_shape",
+    )
 
     def transform(self, X):
         """Return where the rows of X lie on the torus.
@@ -180,14 +195,21 @@ class QLVMEmbedding(LatentModel):
             In turns, [0, 1); or the cosines and sines, or the posterior means of harmonics, as
             `output` says.
         """
-        X = self._queried(X)
-        _readouts.check(self)
-        return self._from_posterior(
-            X,
-            lambda weights, points: _readouts.embed(
-                weights, points, self.embedding, self.output, self._order
-            ),
-        )
+        return self._embedded(X, self.output)
+
+    def coordinates(self, X):
+        """Return where the rows of X lie on the torus in turns, whatever `output` says.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components)
+            In [0, 1).
+        """
+        return self._embedded(X, "turns")
 
     def inverse_transform(self, Z):
         """Return the mean of p(x | z) at points of the torus.
@@ -202,17 +224,14 @@ class QLVMEmbedding(LatentModel):
         ndarray of shape (n_samples, n_features)
         """
         check_is_fitted(self)
-        Z = check_array(Z, dtype=[np.float64, np.float32])
-        _readouts.check_columns(Z, self.output, self._n_features_out)
-        return self._over_rows(
-            _readouts.turns(Z, self.output, self.lattice_.shape[1]),
-            self._decoded_mean,
-            16 * self.n_features_in_,
-        )
+        Z = self._points(Z, self._n_features_out, f"transform with output={self.output!r}")
+        z = _readouts.turns(Z, self.output, self._model.n_components)
+        return self._over_rows(z, self._model.mean)
 
     def reconstruct(self, X):
-        """Return the posterior mean of the decoded data, ``E[f(z) | x]``, the best reconstruction
-        in squared error.
+        """Return the posterior mean of the decoded data, ``E[f(z) | x]``.
+
+        It is the best reconstruction in squared error.
 
         Parameters
         ----------
@@ -223,17 +242,11 @@ class QLVMEmbedding(LatentModel):
         ndarray of shape (n_samples, n_features)
         """
         X = self._queried(X)
-        mean = as_tensor(
-            self._over_rows(self.lattice_, self._decoded_mean, 16 * self.n_features_in_),
-            self._device,
-        )
-        return self._from_posterior(
-            X, lambda weights, points: posteriors.moments(weights, mean.to(weights))
-        )
+        mean = as_tensor(self._over_rows(self.lattice_, self._model.mean), self._model.like.device)
+        return self._from_posterior(X, lambda weights, _: weights @ mean.to(weights))
 
     def posterior(self, X):
-        """Return the posterior probabilities of the points of `lattice_` for every row; rows sum to
-        1.
+        """Return the posterior probabilities of the points of `lattice_`; rows sum to 1.
 
         Parameters
         ----------
@@ -246,8 +259,7 @@ class QLVMEmbedding(LatentModel):
         return self._from_posterior(self._queried(X), lambda weights, points: weights)
 
     def score_samples(self, X, return_std=False):
-        """Return the log marginal likelihood of every row, in nats, by quadrature over the
-        evaluation lattice.
+        """Return the log marginal likelihood of every row, in nats, over the evaluation lattice.
 
         ``log 1/m sum_j p(x | z_j)``: a log mean exp, comparable between lattices of any size.
 
@@ -265,18 +277,32 @@ class QLVMEmbedding(LatentModel):
             Only if `return_std`.
         """
         X = self._queried(X)
-        nats = self._nats(X, self._atlas)
-        if not return_std:
-            return nats
-        generator = torch.Generator().manual_seed(0)
-        shifts = [
-            lattices.random_shift(self.lattice_.shape[1], generator) for _ in range(_N_SHIFTS)
-        ]
-        shifted = [
-            self._nats(X, self._decode(lattices.shifted(self._atlas.points, shift)))
-            for shift in shifts
-        ]
-        return nats, np.std(shifted, axis=0, ddof=1)
+        with own_settings(gradients=False):
+            rows = self._chunks(X, self._table_bytes(X))
+            nats = quadrature.log_marginal(self._model, [self._atlas], rows).numpy()
+            if not return_std:
+                return checked_finite(nats)
+            std = quadrature.standard_error(self._model, torch.from_numpy(self.lattice_), rows)
+        return checked_finite(nats), std.numpy()
+
+    def get_feature_names_out(self, input_features=None):
+        """Return the names of the columns of `transform`.
+
+        Turns are numbered; cosines and sines are named by their angle, as ``cos(z0)``.
+
+        Parameters
+        ----------
+        input_features : ignored
+
+        Returns
+        -------
+        ndarray of str
+        """
+        check_is_fitted(self)
+        if self.output == "turns":
+            return super().get_feature_names_out(input_features)
+        names = _readouts.column_names(self.output, self._model.n_components, self._order)
+        return np.asarray(names, dtype=object)
 
     @property
     def latent_period_(self):
@@ -285,86 +311,94 @@ class QLVMEmbedding(LatentModel):
 
     @property
     def _order(self):
-        return self.harmonic_order_ if self.harmonic_order == "auto" else self.harmonic_order
+        return self.harmonic_order_ if self.harmonic_order == "auto" else int(self.harmonic_order)
 
     @property
     def _n_features_out(self):
         _readouts.check(self)
-        return _readouts.n_columns(self.output, self.lattice_.shape[1], self._order)
+        return _readouts.n_columns(self.output, self._model.n_components, self._order)
+
+    def _table_bytes(self, X):
+        """Working memory of a row: its part of the table, and of the data."""
+        return (len(self.lattice_) + 3 * X.shape[1]) * X.itemsize
+
+    def _embedded(self, X, output):
+        X = self._queried(X)
+        _readouts.check(self)
+
+        def embed(weights, points):
+            return _readouts.embed(weights, points, self.embedding, output, self._order)
+
+        return self._from_posterior(X, embed)
 
     def _from_posterior(self, X, function):
-        """Apply a function of responsibilities and points to all rows of X, a table of
-        log-likelihoods at a time."""
+        """Apply a function of responsibilities and points to all rows of X, some at a time."""
 
         def of_rows(x):
             weights = posteriors.responsibilities(self._atlas.relative(self.likelihood_, x))
             return function(weights, self._atlas.points.to(weights))
 
-        return self._over_rows(X, of_rows, (len(self.lattice_) + 3 * X.shape[1]) * X.itemsize)
-
-    def _nats(self, X, atlas):
-        """Quadrature of every row over one decoded lattice."""
-
-        def of_rows(x):
-            return objectives.log_mean_exp(atlas.relative(self.likelihood_, x)) + atlas.offset(
-                self.likelihood_, x
-            )
-
-        return self._over_rows(X, of_rows, (len(self.lattice_) + 3 * X.shape[1]) * X.itemsize)
-
-    def _outputs_at(self, z):
-        """Decode points of any dtype, in as many parts as training needed."""
-        return torch.cat(
-            [super(QLVMEmbedding, self)._outputs_at(part) for part in z.split(self._chunk_size)]
-        )
+        return self._over_rows(X, of_rows, self._table_bytes(X))
 
     def _check_parameters(self):
         self._check_shared_parameters()
         if self.n_components > 3:
             raise ValueError(
                 f"n_components expects 1, 2 or 3, but got {self.n_components}: the points that a "
-                "lattice needs grow exponentially with its "
-                "dimension. Use VAEEmbedding for more components."
+                "lattice needs grow exponentially with its dimension. Use VAEEmbedding for more "
+                "components."
             )
-        _validation.check_integer("n_points", self.n_points, alternative="auto")
-        _validation.check_integer("n_points_eval", self.n_points_eval, alternative="auto")
+        _checks.check_integer("n_points", self.n_points, alternative="auto")
+        _checks.check_integer("n_points_eval", self.n_points_eval, alternative="auto")
+        _checks.check_hidden_layer_sizes(self.hidden_layer_sizes)
+        _parts.check_choice("decoder", self.decoder, _parts.DECODERS)
         _readouts.check(self)
 
-    def _prior(self, n_components):
-        return priors.UniformTorus()
+    def _build(self, n_features, n_rows, randomness):
+        n_components = int(self.n_components)
+        order = _parts.harmonic_order(self.harmonic_order, n_components, n_rows)
+        likelihood = _parts.build_likelihood(self, n_features)
+        decoder = _parts.build_decoder(self, likelihood.n_outputs, order, randomness)
+        return models.Model(n_components, _parts.PRIORS["torus"], decoder, likelihood, order)
 
-    def _parts(self, x):
-        return {"decoder": self._start_decoder(x.shape[1]), "likelihood": self._start_likelihood(x)}
+    def _objective(self, model, batch):
+        points = self._lattice(model, self.n_points, _N_POINTS)
+        terms = model.likelihood.terms(batch.x)
+        z = points.to(model.like)
+        n_at_once = affordable_points(partial(model.table, terms), z, _TRAINING_BYTES)
+        model.n_decoded = min(models.Model.n_decoded, n_at_once)
 
-    def _objective(self, module, x):
-        n_points = _N_POINTS[self.n_components] if self.n_points == "auto" else self.n_points
-        decoder, likelihood = module["decoder"], module["likelihood"]
-        points, like = lattices.lattice(self.n_components, n_points), next(decoder.parameters())
-
-        def loss(x, generator):
+        def nats(batch, generator):
             z = points
             if generator is not None:
-                z = lattices.shifted(points, lattices.random_shift(self.n_components, generator))
-            return -objectives.lattice_bound(
-                lambda z: likelihood.table(x, decoder(z)), z.to(like), self._chunk_size
-            ).mean()
+                z = lattices.shifted(z, lattices.random_shift(model.n_components, generator))
+            terms = model.likelihood.terms(batch.x)
+            table = partial(model.table, terms)
+            return objectives.lattice_bound(table, z.to(model.like), n_at_once) + terms.base
 
-        self._chunk_size = objectives.affordable_points(
-            lambda z: likelihood.table(x, decoder(z)), points.to(like), _TRAINING_BYTES
-        )
-        return loss
+        return nats
 
-    def _finish(self, x):
+    def _finish(self, model, x):
         """Decode the evaluation lattice; warn if the posteriors of some rows are finer than it."""
-        n_points = (
-            _N_POINTS_EVAL[self.n_components]
-            if self.n_points_eval == "auto"
-            else self.n_points_eval
-        )
-        points = lattices.lattice(self.n_components, n_points)
-        self.lattice_ = points.numpy()
-        self._atlas = self._decode(points)
-        with torch.no_grad():
-            weights = posteriors.responsibilities(self._atlas.relative(self.likelihood_, x))
-            effective = float(posteriors.effective_points(weights).median())
-        _validation.warn_if_coarse(effective, n_points)
+        points = self._lattice(model, self.n_points_eval, _N_POINTS_EVAL)
+        [atlas] = quadrature.charts(model, points, factored=True)
+        weights = posteriors.responsibilities(atlas.relative(model.likelihood, x))
+        effective = float(posteriors.effective_points(weights).median())
+        if effective < _FEWEST_EFFECTIVE < len(points):
+            error = float(quadrature.standard_error(model, points, [x]).median())
+            _checks.warn(
+                f"The posterior of a typical row rests on {effective:.1f} of the {len(points)} "
+                f"points of the evaluation lattice, so that its log-likelihood may be off by "
+                f"{error:.0g} nats. Raise n_points_eval."
+            )
+        return {
+            "lattice_": points.numpy(),
+            "harmonic_order_": model.harmonic_order,
+            "_atlas": atlas,
+        }
+
+    @staticmethod
+    def _lattice(model, n_points, defaults):
+        """A lattice of so many points, or of the default number for the model's dimension."""
+        size = defaults[model.n_components] if isinstance(n_points, str) else int(n_points)
+        return lattices.lattice(model.n_components, size)

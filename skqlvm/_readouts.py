@@ -1,10 +1,10 @@
-"""What `transform` reads off a posterior on the torus, and how `inverse_transform` reads it
-back."""
+"""What `transform` reads off a posterior on the torus, and the way back."""
 
 import numpy as np
+import torch
 
-from ._validation import check_integer, check_option
-from .engine import networks, posteriors
+from ._checks import check_integer, check_option
+from .engine import networks, posteriors, torus
 
 READOUTS = {
     "mean": lambda weights, points: posteriors.mean_direction(weights, points)[0],
@@ -21,21 +21,20 @@ def check(model):
     check_integer("harmonic_order", model.harmonic_order, alternative="auto")
 
 
-def check_columns(Z, output, expected):
-    """Raise unless Z has as many columns as an output."""
-    if Z.shape[1] != expected:
-        raise ValueError(
-            f"Z has {Z.shape[1]} columns, but inverse_transform of output={output!r} expects "
-            f"{expected}. Give what transform returns."
-        )
+def harmonics(output, n_components, order):
+    """Return the integer vectors, (n, n_components), whose cosines and sines an output has."""
+    return networks.TorusBasis(n_components, order if output == "moments" else 1).harmonics
 
 
 def n_columns(output, n_components, order):
-    """Number of columns of an output: coordinates, cosines and sines, or moments of harmonics up to
-    an order."""
-    if output == "moments":
-        return networks.TorusBasis(n_components, order).n_features
-    return n_components * (2 if output == "cartesian" else 1)
+    """Return how many columns an output has."""
+    return n_components if output == "turns" else 2 * len(harmonics(output, n_components, order))
+
+
+def column_names(output, n_components, order):
+    """Return names of the columns of an output of cosines and sines, such as ``cos(z0+2z1)``."""
+    angles = [_linear(h) for h in harmonics(output, n_components, order).int().tolist()]
+    return [f"{wave}({angle})" for wave in ("cos", "sin") for angle in angles]
 
 
 def embed(weights, points, embedding, output, order):
@@ -43,14 +42,23 @@ def embed(weights, points, embedding, output, order):
     if output == "moments":
         return posteriors.moments(weights, networks.TorusBasis(points.shape[1], order)(points))
     z = READOUTS[embedding](weights, points)
-    return z if output == "turns" else networks.TorusBasis(z.shape[1])(z)
+    return z if output == "turns" else torus.to_circle(z)
 
 
 def turns(Z, output, n_components):
-    """Coordinates in [0, 1) of what `embed` returned; of the moments, the first harmonics say where
-    a row lies."""
-    z = Z.astype(np.float64)
+    """Return coordinates in [0, 1) of what `embed` returned.
+
+    Of the moments, the first harmonics say where a row lies.
+    """
+    z = torch.from_numpy(Z.astype(np.float64))
     if output != "turns":
-        half = Z.shape[1] // 2
-        z = np.arctan2(z[:, half : half + n_components], z[:, :n_components]) / (2 * np.pi)
-    return (z % 1).astype(Z.dtype)
+        cos, sin = z.chunk(2, 1)
+        z = torus.from_circle(torch.cat([cos[:, :n_components], sin[:, :n_components]], 1))
+    return torus.wrap(z).numpy().astype(Z.dtype)
+
+
+def _linear(h):
+    """The angle of a harmonic as text: (1, -2) is z0-2z1."""
+    entries = [(factor, f"z{i}") for i, factor in enumerate(h) if factor]
+    text = "".join(f"{factor:+d}{name}" for factor, name in entries)
+    return text.replace("+1z", "+z").replace("-1z", "-z").removeprefix("+")

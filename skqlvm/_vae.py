@@ -2,14 +2,17 @@
 
 from typing import NamedTuple
 
-from . import _validation
-from ._amortized import AmortizedModel
+import torch
+
+from . import _checks
+from ._encoder_queries import SHAPING, EncoderQueries
+from ._estimator import LatentEstimator
 from .engine import objectives
 
 GRADIENTS = ("standard", "doubly_reparametrized")
 
 
-class Terms(NamedTuple):
+class Objective(NamedTuple):
     """What a training objective adds to the reconstruction."""
 
     draws: bool
@@ -18,14 +21,14 @@ class Terms(NamedTuple):
 
 
 OBJECTIVES = {
-    "elbo": Terms(draws=True, kl=True, mmd=False),
-    "autoencoder": Terms(draws=False, kl=False, mmd=False),
-    "wae_mmd": Terms(draws=False, kl=False, mmd=True),
-    "infovae": Terms(draws=True, kl=True, mmd=True),
+    "elbo": Objective(draws=True, kl=True, mmd=False),
+    "autoencoder": Objective(draws=False, kl=False, mmd=False),
+    "wae_mmd": Objective(draws=False, kl=False, mmd=True),
+    "infovae": Objective(draws=True, kl=True, mmd=True),
 }
 
 
-class VAEEmbedding(AmortizedModel):
+class VAEEmbedding(EncoderQueries, LatentEstimator):
     """Embed data by a variational autoencoder, or one of its relatives, and score it fairly.
 
     An encoder proposes a normal posterior q(z | x) for each row, a decoder maps its draws to the
@@ -47,13 +50,14 @@ class VAEEmbedding(AmortizedModel):
         maximum mean discrepancy between codes and prior, or less both. "autoencoder" and "wae_mmd"
         decode the encoder's mean, and leave no posterior.
     beta : float, default=1.0
-        Weight of the divergence; above 1 it is a beta-VAE.
+        Weight of the divergence; above 1 it is a beta-VAE. Ignored by objectives without it.
     mmd_weight : float, default=100.0
-        Weight of the discrepancy, in nats.
-    likelihood : {"gaussian", "bernoulli"} or callable, default="gaussian"
+        Weight of the discrepancy, in nats; ignored by objectives without it.
+    likelihood : {"gaussian", "bernoulli", "poisson"} or callable, default="gaussian"
         As for `QLVMEmbedding`.
     noise_variance : {"spherical", "diagonal"} or float, default="spherical"
-        Of the Gaussian: learned, one for all features or one each, or fixed, in squared units of X.
+        Of the Gaussian, and ignored by other likelihoods: learned, one for all features or one
+        each, or fixed, in squared units of X.
     encoder : {"mlp", "conv"} or callable, default="mlp"
         A callable maps (n_features, n_outputs) to a torch module from data, standardised for the
         Gaussian, of shape (n, n_features) to what shapes the posteriors, of shape (n, n_outputs).
@@ -68,22 +72,20 @@ class VAEEmbedding(AmortizedModel):
         Highest order of the harmonics that decoders on the torus start from, as for
         `QLVMEmbedding`.
     image_shape : tuple of int, optional
-        (channels, height, width) of a row, for ``"conv"``.
+        (channels, height, width) of a row, for ``"conv"``; ignored by other networks.
     max_iter : int or "auto", default="auto"
         Passes over the data. "auto" is 100 passes but at most 10,000 steps of the optimiser.
     batch_size : int, default=128
         Rows a step.
     learning_rate : float, default=4e-3
         Largest step size of the one-cycle schedule.
-    weight_decay : float, default=0.0
-        Decoupled decay of weight matrices.
     validation_fraction : float, default=0.1
         Part of the rows (2000 at most) held out to choose the best weights by. 0 trains on
         everything and keeps the last weights.
     n_iter_no_change : int or None, default=20
         Validations without improvement, of which a fit makes about 60, after which training stops.
-    matmul_precision : {"highest", "high", "medium"}, default="medium"
-        Of matrix products while training, as for `QLVMEmbedding`.
+    matmul_precision : {"medium", "highest"}, default="medium"
+        Of the layers of built-in networks while training, as for `QLVMEmbedding`.
     device : str or torch.device, default="auto"
         "auto" is a GPU if there is one.
     warm_start : bool, default=False
@@ -100,11 +102,17 @@ class VAEEmbedding(AmortizedModel):
     n_points_eval_ : int
         Points of the lattice that scores use: doubled until they changed by less than 0.01 nats a
         row. Up to three components only.
+    lattice_ : ndarray of shape (n_points_eval_, n_components)
+        Latent points that the columns of `posterior` stand for. Up to three components only.
     history_ : dict of list
-        "step", "loss" (minus the training objective in nats), "validation_loss" and "seconds" at
-        every validation.
+        "step", "loss" (minus the training objective in nats), "validation_loss", "seconds" and
+        "validation_seconds" (those among them that validations took) at every validation: of the
+        last `fit`, or of all calls of `partial_fit` since the last `fit`.
     n_iter_ : int
-        Passes over the data, begun ones included.
+        Passes over the data, begun ones included, of the last `fit`; and those of `partial_fit`
+        since.
+    embedding_ : ndarray of shape (n_samples, n_components)
+        What `fit_transform` returned, where that was called.
     n_features_in_ : int
     feature_names_in_ : ndarray of str
         Only if X had string column names.
@@ -144,7 +152,6 @@ class VAEEmbedding(AmortizedModel):
         max_iter="auto",
         batch_size=128,
         learning_rate=4e-3,
-        weight_decay=0.0,
         validation_fraction=0.1,
         n_iter_no_change=20,
         matmul_precision="medium",
@@ -153,59 +160,65 @@ class VAEEmbedding(AmortizedModel):
         random_state=None,
         verbose=0,
     ):
-        self.n_components = n_components
+        super().__init__(
+            n_components,
+            likelihood=likelihood,
+            noise_variance=noise_variance,
+            max_iter=max_iter,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            validation_fraction=validation_fraction,
+            n_iter_no_change=n_iter_no_change,
+            matmul_precision=matmul_precision,
+            device=device,
+            warm_start=warm_start,
+            random_state=random_state,
+            verbose=verbose,
+        )
         self.covariance_type = covariance_type
         self.latent = latent
         self.objective = objective
         self.beta = beta
         self.mmd_weight = mmd_weight
-        self.likelihood = likelihood
-        self.noise_variance = noise_variance
         self.encoder = encoder
         self.decoder = decoder
         self.hidden_layer_sizes = hidden_layer_sizes
         self.harmonic_order = harmonic_order
         self.image_shape = image_shape
-        self.max_iter = max_iter
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.matmul_precision = matmul_precision
-        self.device = device
-        self.warm_start = warm_start
-        self.random_state = random_state
-        self.verbose = verbose
 
-    _architecture_names = (*AmortizedModel._architecture_names, "objective")
+    _shaping = (*LatentEstimator._shaping, *SHAPING, "objective")
 
     def _has_posterior(self):
         return OBJECTIVES[self._built_with["objective"]].draws
 
     def _check_parameters(self):
-        super()._check_parameters()
-        _validation.check_option("objective", self.objective, OBJECTIVES)
-        _validation.check_number("beta", self.beta)
-        _validation.check_number("mmd_weight", self.mmd_weight)
+        self._check_encoder_parameters()
+        _checks.check_option("objective", self.objective, OBJECTIVES)
+        _checks.check_number("beta", self.beta)
+        _checks.check_number("mmd_weight", self.mmd_weight)
 
-    def _objective(self, module, x):
-        terms = OBJECTIVES[self.objective]
+    def _objective(self, model, batch):
+        terms, beta, mmd_weight = (
+            OBJECTIVES[self.objective],
+            float(self.beta),
+            float(self.mmd_weight),
+        )
 
-        def loss(x, generator):
-            proposal, z, log_px_z = self._weighed(module, x, int(terms.draws), generator)
-            kl = proposal.kl(z) if terms.kl else 0
-            nats = objectives.elbo(log_px_z, kl, self.beta).mean()
-            return (
-                -nats + self.mmd_weight * self._discrepancy(z[:, 0], generator)
-                if terms.mmd
-                else -nats
+        def nats(batch, generator):
+            generator = _the_same(0) if generator is None else generator
+            drawn = model.draw(batch.x, int(terms.draws), generator)
+            kl = drawn.proposal.kl(drawn.z) if terms.kl else 0
+            bound = objectives.elbo(drawn.log_px_z, kl, beta) + drawn.base
+            if not terms.mmd:
+                return bound
+            return bound - mmd_weight * objectives.discrepancy(
+                drawn.z[:, 0], model.prior, generator
             )
 
-        return loss
+        return nats
 
 
-class IWAEEmbedding(AmortizedModel):
+class IWAEEmbedding(EncoderQueries, LatentEstimator):
     """Embed data by an importance-weighted autoencoder.
 
     As `VAEEmbedding`, but trained on ``E[log 1/K sum_k p(x, z_k) / q(z_k | x)]``, a bound on log
@@ -220,15 +233,74 @@ class IWAEEmbedding(AmortizedModel):
     gradient : {"standard", "doubly_reparametrized"}, default="standard"
         Of the encoder: that of the bound as it is, whose signal fades with K, or the doubly
         reparametrised one.
-    **others
-        All other parameters of `VAEEmbedding` but `objective`, `beta` and `mmd_weight`, with the
-        same meanings and defaults.
+    covariance_type : {"diagonal", "low_rank", "full"}, default="diagonal"
+        Covariance of q(z | x): independent coordinates, these plus one common factor, or any.
+    latent : {"normal", "torus"}, default="normal"
+        A standard normal prior, or the torus of `QLVMEmbedding` with its uniform prior and a normal
+        posterior wound around it, in up to three dimensions.
+    likelihood : {"gaussian", "bernoulli", "poisson"} or callable, default="gaussian"
+        As for `QLVMEmbedding`.
+    noise_variance : {"spherical", "diagonal"} or float, default="spherical"
+        Of the Gaussian, and ignored by other likelihoods: learned, one for all features or one
+        each, or fixed, in squared units of X.
+    encoder : {"mlp", "conv"} or callable, default="mlp"
+        A callable maps (n_features, n_outputs) to a torch module from data, standardised for the
+        Gaussian, of shape (n, n_features) to what shapes the posteriors, of shape (n, n_outputs).
+        It has to run in float32 and float64.
+    decoder : {"mlp", "conv"} or callable, default="mlp"
+        A callable maps (n_components, n_features) to a torch module from latent points, of shape
+        (m, n_components), to outputs of shape (m, n_features), where 0 is the mean of the data and
+        1 their scale (logits for the Bernoulli).
+    hidden_layer_sizes : tuple of int, default=(256, 256)
+        Of the built-in encoders and decoders.
+    harmonic_order : int or "auto", default="auto"
+        Highest order of the harmonics that decoders on the torus start from, as for
+        `QLVMEmbedding`.
+    image_shape : tuple of int, optional
+        (channels, height, width) of a row, for ``"conv"``; ignored by other networks.
+    max_iter : int or "auto", default="auto"
+        Passes over the data. "auto" is 100 passes but at most 10,000 steps of the optimiser.
+    batch_size : int, default=128
+        Rows a step.
+    learning_rate : float, default=4e-3
+        Largest step size of the one-cycle schedule.
+    validation_fraction : float, default=0.1
+        Part of the rows (2000 at most) held out to choose the best weights by. 0 trains on
+        everything and keeps the last weights.
+    n_iter_no_change : int or None, default=20
+        Validations without improvement, of which a fit makes about 60, after which training stops.
+    matmul_precision : {"medium", "highest"}, default="medium"
+        Of the layers of built-in networks while training, as for `QLVMEmbedding`.
+    device : str or torch.device, default="auto"
+        "auto" is a GPU if there is one.
+    warm_start : bool, default=False
+        Start `fit` from the weights of the last one.
+    random_state : int, RandomState or None, default=None
+    verbose : int, default=0
 
     Attributes
     ----------
-    decoder_, encoder_, likelihood_, noise_variance_, n_points_eval_, history_, n_iter_,
-    n_features_in_, feature_names_in_
-        As for `VAEEmbedding`.
+    decoder_, encoder_ : torch.nn.Module
+    likelihood_ : skqlvm.engine.likelihoods.Likelihood
+    noise_variance_ : float or ndarray of shape (n_features,)
+        Of a Gaussian, in squared units of X.
+    n_points_eval_ : int
+        Points of the lattice that scores use: doubled until they changed by less than 0.01 nats a
+        row. Up to three components only.
+    lattice_ : ndarray of shape (n_points_eval_, n_components)
+        Latent points that the columns of `posterior` stand for. Up to three components only.
+    history_ : dict of list
+        "step", "loss" (minus the training objective in nats), "validation_loss", "seconds" and
+        "validation_seconds" (those among them that validations took) at every validation: of the
+        last `fit`, or of all calls of `partial_fit` since the last `fit`.
+    n_iter_ : int
+        Passes over the data, begun ones included, of the last `fit`; and those of `partial_fit`
+        since.
+    embedding_ : ndarray of shape (n_samples, n_components)
+        What `fit_transform` returned, where that was called.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of str
+        Only if X had string column names.
 
     References
     ----------
@@ -263,7 +335,6 @@ class IWAEEmbedding(AmortizedModel):
         max_iter="auto",
         batch_size=128,
         learning_rate=4e-3,
-        weight_decay=0.0,
         validation_fraction=0.1,
         n_iter_no_change=20,
         matmul_precision="medium",
@@ -272,50 +343,54 @@ class IWAEEmbedding(AmortizedModel):
         random_state=None,
         verbose=0,
     ):
-        self.n_components = n_components
+        super().__init__(
+            n_components,
+            likelihood=likelihood,
+            noise_variance=noise_variance,
+            max_iter=max_iter,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            validation_fraction=validation_fraction,
+            n_iter_no_change=n_iter_no_change,
+            matmul_precision=matmul_precision,
+            device=device,
+            warm_start=warm_start,
+            random_state=random_state,
+            verbose=verbose,
+        )
         self.n_importance_samples = n_importance_samples
         self.gradient = gradient
         self.covariance_type = covariance_type
         self.latent = latent
-        self.likelihood = likelihood
-        self.noise_variance = noise_variance
         self.encoder = encoder
         self.decoder = decoder
         self.hidden_layer_sizes = hidden_layer_sizes
         self.harmonic_order = harmonic_order
         self.image_shape = image_shape
-        self.max_iter = max_iter
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.matmul_precision = matmul_precision
-        self.device = device
-        self.warm_start = warm_start
-        self.random_state = random_state
-        self.verbose = verbose
+
+    _shaping = (*LatentEstimator._shaping, *SHAPING)
 
     def _has_posterior(self):
         return True
 
     def _check_parameters(self):
-        super()._check_parameters()
-        _validation.check_integer("n_importance_samples", self.n_importance_samples)
-        _validation.check_option("gradient", self.gradient, GRADIENTS)
+        self._check_encoder_parameters()
+        _checks.check_integer("n_importance_samples", self.n_importance_samples)
+        _checks.check_option("gradient", self.gradient, GRADIENTS)
 
-    def _objective(self, module, x):
-        prior, doubly = self._prior(self.n_components), self.gradient == "doubly_reparametrized"
+    def _objective(self, model, batch):
+        n_draws, doubly = int(self.n_importance_samples), self.gradient == "doubly_reparametrized"
 
-        def loss(x, generator):
-            proposal, z, log_px_z = self._weighed(module, x, self.n_importance_samples, generator)
-            log_qz_x = (proposal.detached() if doubly else proposal).log_prob(z)
-            log_w = log_px_z + prior.log_prob(z) - log_qz_x
-            bound = (
-                objectives.doubly_reparametrized(log_w, z)
-                if doubly
-                else objectives.log_mean_exp(log_w)
-            )
-            return -bound.mean()
+        def nats(batch, generator):
+            drawn = model.draw(batch.x, n_draws, _the_same(0) if generator is None else generator)
+            log_w = drawn.log_w(model.prior, through_draws_only=doubly)
+            if doubly:
+                return objectives.doubly_reparametrized(log_w, drawn.z) + drawn.base
+            return objectives.log_mean_exp(log_w) + drawn.base
 
-        return loss
+        return nats
+
+
+def _the_same(seed):
+    """A generator of the same noise at each validation."""
+    return torch.Generator().manual_seed(seed)

@@ -7,15 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .likelihoods import Likelihood
-from .precision import matmul_precision
+from .likelihoods import ExponentialFamily
+from .precision import full_precision
 
 _WIDEST_FACTORED = 2048
-"""Above so many features the decomposition would cost more than it saves."""
+"""Above so many outputs the decomposition would cost more than it saves."""
 
 _ROUNDING = 3e-7
-"""Directions whose singular value is below this fraction of the largest hold nothing but the
-rounding of float32."""
+"""Directions whose singular value is below this fraction of the largest are float32's rounding."""
 
 
 class Atlas(NamedTuple):
@@ -28,81 +27,103 @@ class Atlas(NamedTuple):
     Attributes
     ----------
     points : Tensor of shape (n_points, n_components)
-        In turns, float64.
+        In turns or on a line, as the prior has it, float64.
     coordinates : Tensor of shape (n_points, n_directions)
-    directions : Tensor of shape (n_directions, n_features), or None
+    directions : Tensor of shape (n_directions, n_outputs), or None
         Orthonormal.
-    center : Tensor of shape (n_features,)
-    log_normalizer : Tensor of shape (n_points,)
-        A(eta), summed over the features.
+    center : Tensor of shape (n_outputs,)
+    bias : Tensor of shape (n_points,)
+        What log w owes to the point alone: its log weight in the quadrature less the
+        log-normaliser, ``-sum_d A_d(eta_d)``, in nats, float64.
     """
 
     points: Tensor
     coordinates: Tensor
     directions: Tensor | None
     center: Tensor
-    log_normalizer: Tensor
+    bias: Tensor
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory that the atlas takes."""
+        return sum(part.numel() * part.element_size() for part in self if part is not None)
 
     def cpu(self) -> Atlas:
         """Return the atlas on the processor."""
-        directions = None if self.directions is None else self.directions.cpu()
-        return Atlas(
-            self.points.cpu(),
-            self.coordinates.cpu(),
-            directions,
-            self.center.cpu(),
-            self.log_normalizer.cpu(),
-        )
+        return Atlas(*(None if part is None else part.cpu() for part in self))
 
-    def relative(self, likelihood: Likelihood, x: Tensor) -> Tensor:
-        """Return log p(x_i | z_j) less `offset`, in the dtype of x: all that a posterior needs, x
-        (n, d) -> (n, m)."""
+    def relative(self, likelihood: ExponentialFamily, x: Tensor) -> Tensor:
+        """Return log w_ij less `offset`: all that a posterior needs.
+
+        Parameters
+        ----------
+        likelihood : ExponentialFamily
+        x : Tensor of shape (n_samples, n_features)
+
+        Returns
+        -------
+        Tensor of shape (n_samples, n_points)
+            In the dtype of x; log w_ij is log p(x_i | z_j) and the log weight of the point.
+        """
         statistics = likelihood.statistics(x)
-        with matmul_precision("highest"):
-            reduced = (
-                statistics if self.directions is None else statistics @ self.directions.to(x).T
-            )
-            return torch.addmm(-self.log_normalizer.to(x), reduced, self.coordinates.to(x).T)
+        with full_precision():
+            if self.directions is not None:
+                statistics = statistics @ self.directions.to(x).T
+            return torch.addmm(self.bias.to(x), statistics, self.coordinates.to(x).T)
 
-    def offset(self, likelihood: Likelihood, x: Tensor) -> Tensor:
-        """Return what log p(x_i | z_j) owes to the row alone, in nats: x (n, d) -> (n,)."""
-        with matmul_precision("highest"):
-            return likelihood.statistics(x) @ self.center.to(x) + likelihood.log_base(x)
+    def offset(self, likelihood: ExponentialFamily, x: Tensor) -> Tensor:
+        """Return what log w_ij owes to the row alone, in nats: x (n, d) -> (n,)."""
+        terms = likelihood.terms(x)
+        with full_precision():
+            return terms.statistics @ self.center.to(x) + terms.base
 
-    def table(self, likelihood: Likelihood, x: Tensor) -> Tensor:
-        """Return log p(x_i | z_j) in nats, in the dtype of x: x (n, d) -> (n, m)."""
+    def table(self, likelihood: ExponentialFamily, x: Tensor) -> Tensor:
+        """Return log w_ij in nats, in the dtype of x: x (n, d) -> (n, m)."""
         return self.relative(likelihood, x) + self.offset(likelihood, x)[:, None]
 
 
 def chart(
-    likelihood: Likelihood, outputs: Tensor, points: Tensor, *, factored: bool = True
+    likelihood: ExponentialFamily,
+    outputs: Tensor,
+    points: Tensor,
+    log_weight: Tensor,
+    *,
+    factored: bool = True,
 ) -> Atlas:
-    """Return the atlas of decoder outputs (n_points, n_features) at points (n_points,
-    n_components).
+    """Return the atlas of decoder outputs at points of a quadrature.
 
     Factoring it pays where it is asked for many rows.
+
+    Parameters
+    ----------
+    likelihood : ExponentialFamily
+    outputs : Tensor of shape (n_points, n_outputs)
+    points : Tensor of shape (n_points, n_components)
+    log_weight : Tensor of shape (n_points,)
+        Zero where the points are spread as the prior is.
+    factored : bool
     """
     eta = likelihood.natural(outputs)
-    normalizer = torch.cat([likelihood.log_normalizer(part.double()) for part in eta.split(1024)])
+    parts = [likelihood.log_normalizer(part.double()).sum(-1) for part in eta.split(1024)]
     points = points.to(eta.device)
-    center, coordinates, directions = (
-        _factored(eta) if factored else (eta.new_zeros(eta.shape[1]), eta, None)
-    )
-    return Atlas(points, coordinates, directions, center, normalizer)
+    bias = log_weight.to(eta.device).double() - torch.cat(parts)
+    whole = (eta.new_zeros(eta.shape[1]), eta, None)
+    center, coordinates, directions = _factored(eta) if factored else whole
+    return Atlas(points, coordinates, directions, center, bias)
 
 
 def _factored(eta: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """Split eta into its mean over the points, and the part that varies in as few directions as it
     does."""
-    n_points, n_features = eta.shape
-    if n_features > _WIDEST_FACTORED:
-        return eta.new_zeros(n_features), eta, None
+    n_points, n_outputs = eta.shape
+    if n_outputs > _WIDEST_FACTORED:
+        return eta.new_zeros(n_outputs), eta, None
     center = eta.double().mean(0)
     centered = eta.double() - center
     squares, vectors = torch.linalg.eigh(centered.T @ centered)
     kept = squares.clamp(min=0).sqrt() > _ROUNDING * squares[-1].clamp(min=0).sqrt()
     rank = int(kept.sum())
-    if rank * (n_points + n_features) >= n_points * n_features:
-        return eta.new_zeros(n_features), eta, None
+    if rank * (n_points + n_outputs) >= n_points * n_outputs:
+        return eta.new_zeros(n_outputs), eta, None
     directions = vectors[:, kept].T
     return center, (centered @ directions.T).to(eta), directions.to(eta)

@@ -12,16 +12,7 @@ from math import gcd, pi
 import torch
 from torch import Tensor
 
-PAPER_LATTICES = {
-    "fibonacci-610": (2, 610, 377),
-    "fibonacci-987": (2, 987, 610),
-    "fibonacci-2584": (2, 2584, 1597),
-    "fibonacci-6765": (2, 6765, 4181),
-    "korobov-1021": (3, 1021, 76),
-    "korobov-2039": (3, 2039, 1487),
-    "korobov-4093": (3, 4093, 1516),
-}
-"""The lattices used by arXiv 2601.18676, as (n_components, n_points, multiplier)."""
+from . import torus
 
 _EXTENSIBLE = (1, 364981, 245389)
 
@@ -29,29 +20,9 @@ _SEARCH_BUDGET = 200_000_000
 """Kernel evaluations that a search for a multiplier may spend (a few seconds)."""
 
 
-def wrap(z: Tensor) -> Tensor:
-    """Bring coordinates in turns into [0, 1), never 1.0 even where rounding would give it."""
-    z = torch.remainder(z, 1.0)
-    return torch.where(z >= 1.0, torch.zeros_like(z), z)
-
-
 def korobov_vector(n_components: int, n_points: int, multiplier: int) -> tuple[int, ...]:
     """Return the generating vector (1, a, a^2, ...) modulo m."""
     return tuple(pow(multiplier, power, n_points) for power in range(n_components))
-
-
-def named(name: str) -> tuple[int, tuple[int, ...]]:
-    """Return (n_points, generating_vector) of one of the paper's lattices, for `points`.
-
-    Raises
-    ------
-    ValueError
-        If the name is not in `PAPER_LATTICES`.
-    """
-    if name not in PAPER_LATTICES:
-        raise ValueError(f"lattice name expects one of {sorted(PAPER_LATTICES)}, but got {name!r}.")
-    n_components, n_points, multiplier = PAPER_LATTICES[name]
-    return n_points, korobov_vector(n_components, n_points, multiplier)
 
 
 @lru_cache(maxsize=256)
@@ -187,4 +158,4 @@ def random_shift(n_components: int, generator: torch.Generator) -> Tensor:
 
 def shifted(points: Tensor, shift: Tensor) -> Tensor:
     """Return the points moved by `shift` around the torus, in [0, 1)."""
-    return wrap(points + shift.to(points))
+    return torus.wrap(points + shift.to(points))

@@ -1,22 +1,21 @@
-"""Decoders, from latent points (m, k) to outputs (m, n_outputs), and encoders, from data (n, d) to
-the numbers that shape a proposal.
+"""Decoders, from latent points (m, k) to outputs (m, n_outputs), and encoders, from data (n, d).
 
-Points on a torus are in turns, and the decoder owns their basis.
+What an encoder puts out shapes a proposal. Points on a torus are in turns, and the decoder owns
+their basis.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise, product
-from math import pi
+from math import pi, prod, sqrt
 
 import torch
 from torch import Tensor, nn
 
-from .precision import bfloat16_layers
+from .precision import bfloat16
 
 _DECAY = 0.5
-"""Of the harmonics that the built-in decoders start from; chosen by
-benchmarks/bench_defaults.py."""
+"""Of the harmonics that built-in decoders start from; chosen by benchmarks/bench_defaults.py."""
 
 _INTRODUCED = 0.5
 """Fraction of a training by which `anneal` has brought in all harmonics."""
@@ -52,35 +51,29 @@ class TorusBasis(nn.Module):
         self.open(order)
 
     def open(self, order: float) -> None:
-        """Let harmonics pass up to an order, the next ones in part: an order of 2.5 admits a half
-        of degree 3."""
+        """Let harmonics pass up to an order: one of 2.5 admits a half of degree 3."""
         degrees = self.harmonics.abs().sum(1).repeat(2)
         self.scales = degrees**-self.decay * (order - degrees + 1).clamp(0, 1)
 
     def forward(self, z: Tensor) -> Tensor:
         """Map turns of shape (..., n_components) to features of shape (..., n_features)."""
         turns = z[..., :1] * self.harmonics[:, 0].to(z)
-        for i in range(
-            1, z.shape[-1]
-        ):  # a matrix product might round positions, and a sum over so short an axis is slow
+        # a matrix product might round positions, and a sum over so short an axis is slow
+        for i in range(1, z.shape[-1]):
             turns = turns + z[..., i : i + 1] * self.harmonics[:, i].to(z)
         angles = 2 * pi * turns
         return torch.cat([angles.cos(), angles.sin()], -1) * self.scales.to(z)
 
 
 def largest_order(n_components: int, n_harmonics: float, highest: int) -> int:
-    """Return the largest order, from 1 to the highest, at which a torus basis has at most so many
-    harmonics."""
-    fitting = (
-        order
-        for order in range(highest, 1, -1)
-        if len(_harmonics(n_components, order)) <= n_harmonics
-    )
+    """Return the largest order, from 1 to the highest, with at most so many harmonics."""
+    orders = range(highest, 1, -1)
+    fitting = (order for order in orders if len(_harmonics(n_components, order)) <= n_harmonics)
     return next(fitting, 1)
 
 
 def anneal(module: nn.Module, fraction: float) -> None:
-    """Open every torus basis in a module as far as a training that is done by this fraction should.
+    """Open every torus basis in a module as far as a training that far should, from 0 to 1.
 
     From order 1 upwards: what is learned first, and organises the map, is coarse.
     """
@@ -96,9 +89,33 @@ def _harmonics(n_components: int, order: int) -> list[tuple[int, ...]]:
     return sorted(half, key=lambda h: (sum(map(abs, h)), [-entry for entry in h]))
 
 
+class Layers(nn.Sequential):
+    """Layers in sequence, in bfloat16 while they are trained, where that is allowed and fast.
+
+    Products sum in float32, and each layer's result is rounded. In evaluation mode nothing is.
+    """
+
+    bfloat16 = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x to the last layer's result, in the dtype of x."""
+        if not (self.training and self.bfloat16):
+            return super().forward(x)
+        with bfloat16(x.device):
+            return super().forward(x).to(x)
+
+
+def allow_bfloat16(module: nn.Module, allowed: bool) -> None:
+    """Let all `Layers` in a module round to bfloat16 while they are trained, or not."""
+    for layers in module.modules():
+        if isinstance(layers, Layers):
+            layers.bfloat16 = allowed
+
+
 class MLPDecoder(nn.Module):
-    """Hidden layers with rectifiers, linear output; the output starts with mean zero and a moderate
-    spread over the latent space.
+    """Hidden layers with rectifiers, and a linear output.
+
+    The output starts with mean zero and a moderate spread over the latent space.
 
     Parameters
     ----------
@@ -108,7 +125,11 @@ class MLPDecoder(nn.Module):
     order : int or None
         Of the torus basis under the layers; None for points of a Euclidean space, which need no
         basis.
+    generator : Generator, optional
+        Draws the first weights; torch's global one by default.
     """
+
+    parameters_taken = ("hidden_layer_sizes",)
 
     def __init__(
         self,
@@ -116,30 +137,31 @@ class MLPDecoder(nn.Module):
         n_outputs: int,
         hidden_layer_sizes: tuple[int, ...] = (256, 256),
         order: int | None = 6,
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         basis = nn.Identity() if order is None else TorusBasis(n_components, order, _DECAY)
         self.basis = basis
         width = basis.n_features if isinstance(basis, TorusBasis) else n_components
-        hidden, width = _hidden(width, hidden_layer_sizes)
-        output = nn.Linear(width, n_outputs)
-        self.layers = nn.Sequential(*hidden, output)
-        _standardize(self, output.weight, output.bias, _anywhere(n_components, order))
+        hidden, width = _hidden(width, hidden_layer_sizes, generator)
+        output = _linear(width, n_outputs, generator)
+        self.layers = Layers(*hidden, output)
+        places = _anywhere(n_components, order, generator)
+        _standardize(self, output.weight, output.bias, places)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Map points of shape (n_points, n_components) to outputs of shape (n_points,
-        n_outputs)."""
-        features = self.basis(z)
-        with bfloat16_layers(z.device):
-            outputs = self.layers(features)
-        return outputs.to(z)
+        """Map points (n_points, n_components) to outputs (n_points, n_outputs)."""
+        return self.layers(self.basis(z))
 
 
 class ConvDecoder(nn.Module):
-    """An `MLPDecoder` to a quarter-size image of many channels, two transposed convolutions.
+    """An `MLPDecoder` to a quarter-size image of many channels, then two transposed convolutions.
 
     Rows are images of `image_shape`, (channels, height, width), flattened in that order; sizes that
-    are no multiple of 4 are cropped."""
+    are no multiple of 4 are cropped.
+    """
+
+    parameters_taken = ("hidden_layer_sizes", "image_shape")
 
     def __init__(
         self,
@@ -149,115 +171,138 @@ class ConvDecoder(nn.Module):
         hidden_layer_sizes: tuple[int, ...] = (256,),
         order: int | None = 6,
         n_channels: int = 32,
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        channels, height, width = image_shape
-        if channels * height * width != n_outputs:
-            raise ValueError(f"image_shape expects {n_outputs} values, but got {image_shape}.")
+        channels, height, width = _checked_image_shape(image_shape, n_outputs)
         self.image_shape = (channels, height, width)
         self.start_shape = (n_channels, -(-height // 4), -(-width // 4))
         n_start = n_channels * self.start_shape[1] * self.start_shape[2]
-        self.start = MLPDecoder(n_components, n_start, hidden_layer_sizes, order)
-        first = nn.ConvTranspose2d(n_channels, n_channels // 2, 4, stride=2, padding=1)
-        second = nn.ConvTranspose2d(n_channels // 2, channels, 4, stride=2, padding=1)
-        self.upsample = nn.Sequential(nn.ReLU(), first, nn.ReLU(), second)
-        _standardize(self, second.weight, second.bias, _anywhere(n_components, order))
+        self.start = MLPDecoder(n_components, n_start, hidden_layer_sizes, order, generator)
+        first = _convolution(nn.ConvTranspose2d, n_channels, n_channels // 2, generator)
+        second = _convolution(nn.ConvTranspose2d, n_channels // 2, channels, generator)
+        self.upsample = Layers(nn.ReLU(), first, nn.ReLU(), second)
+        places = _anywhere(n_components, order, generator)
+        _standardize(self, second.weight, second.bias, places)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Map points of shape (n_points, n_components) to flattened images of shape (n_points,
-        n_outputs)."""
+        """Map points (n_points, n_components) to flattened images (n_points, n_outputs)."""
         _, height, width = self.image_shape
-        start = self.start(z).view(-1, *self.start_shape)
-        with bfloat16_layers(z.device):
-            images = self.upsample(start)
-        return images[:, :, :height, :width].flatten(1).to(z)
+        images = self.upsample(self.start(z).view(-1, *self.start_shape))
+        return images[:, :, :height, :width].flatten(1)
 
 
 class MLPEncoder(nn.Module):
-    """Hidden layers with rectifiers, linear output: data of shape (n_samples, n_features) to
-    (n_samples, n_outputs)."""
+    """Hidden layers with rectifiers, and a linear output, (n, n_inputs) to (n, n_outputs).
 
-    def __init__(
-        self, n_features: int, n_outputs: int, hidden_layer_sizes: tuple[int, ...] = (256, 256)
-    ) -> None:
-        super().__init__()
-        hidden, width = _hidden(n_features, hidden_layer_sizes)
-        self.hidden, self.output = nn.Sequential(*hidden), nn.Linear(width, n_outputs)
+    The last layer is in the precision of x: it says where, and how exactly.
+    """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map data to outputs, the last layer in the precision of x: it says where, and how
-        exactly."""
-        with bfloat16_layers(x.device):
-            features = self.hidden(x)
-        return self.output(features.to(x))
-
-
-class ConvEncoder(nn.Module):
-    """The mirror of `ConvDecoder`: two convolutions to a quarter-size image of many channels, then
-    an `MLPEncoder`."""
+    parameters_taken = ("hidden_layer_sizes",)
 
     def __init__(
         self,
-        n_features: int,
+        n_inputs: int,
+        n_outputs: int,
+        hidden_layer_sizes: tuple[int, ...] = (256, 256),
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        hidden, width = _hidden(n_inputs, hidden_layer_sizes, generator)
+        self.hidden, self.output = Layers(*hidden), _linear(width, n_outputs, generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map data to what shapes a proposal."""
+        return self.output(self.hidden(x))
+
+
+class ConvEncoder(nn.Module):
+    """Mirror of `ConvDecoder`: two convolutions to a quarter-size image, then an `MLPEncoder`."""
+
+    parameters_taken = ("hidden_layer_sizes", "image_shape")
+
+    def __init__(
+        self,
+        n_inputs: int,
         n_outputs: int,
         image_shape: tuple[int, int, int],
         hidden_layer_sizes: tuple[int, ...] = (256,),
         n_channels: int = 32,
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        channels, height, width = image_shape
-        if channels * height * width != n_features:
-            raise ValueError(f"image_shape expects {n_features} values, but got {image_shape}.")
+        channels, height, width = _checked_image_shape(image_shape, n_inputs)
         self.image_shape = (channels, height, width)
-        first = nn.Conv2d(channels, n_channels // 2, 4, stride=2, padding=1)
-        second = nn.Conv2d(n_channels // 2, n_channels, 4, stride=2, padding=1)
-        self.downsample = nn.Sequential(
-            nn.ZeroPad2d((0, -width % 4, 0, -height % 4)),
-            first,
-            nn.ReLU(),
-            second,
-            nn.ReLU(),
-            nn.Flatten(),
-        )
-        self.end = MLPEncoder(
-            n_channels * -(-height // 4) * -(-width // 4), n_outputs, hidden_layer_sizes
-        )
+        padding = nn.ZeroPad2d((0, -width % 4, 0, -height % 4))
+        first = _convolution(nn.Conv2d, channels, n_channels // 2, generator)
+        second = _convolution(nn.Conv2d, n_channels // 2, n_channels, generator)
+        self.downsample = Layers(padding, first, nn.ReLU(), second, nn.ReLU(), nn.Flatten())
+        n_features = n_channels * -(-height // 4) * -(-width // 4)
+        self.end = MLPEncoder(n_features, n_outputs, hidden_layer_sizes, generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map flattened images of shape (n_samples, n_features) to outputs of shape (n_samples,
-        n_outputs)."""
-        with bfloat16_layers(x.device):
-            features = self.downsample(x.view(-1, *self.image_shape))
-        return self.end(features.to(x))
+        """Map flattened images (n_samples, n_inputs) to what shapes a proposal."""
+        return self.end(self.downsample(x.view(-1, *self.image_shape)))
 
 
-def _hidden(width: int, hidden_layer_sizes: tuple[int, ...]) -> tuple[list[nn.Module], int]:
+def _checked_image_shape(image_shape: tuple[int, int, int], n_values: int) -> tuple[int, int, int]:
+    if prod(image_shape) != n_values:
+        raise ValueError(f"image_shape expects {n_values} values, but got {image_shape}.")
+    return image_shape
+
+
+def _hidden(
+    width: int, hidden_layer_sizes: tuple[int, ...], generator: torch.Generator | None
+) -> tuple[list[nn.Module], int]:
     """Linear layers with rectifiers, and the width of the last one."""
     layers: list[nn.Module] = []
     for n_in, n_out in pairwise((width, *hidden_layer_sizes)):
-        layers += [nn.Linear(n_in, n_out), nn.ReLU()]
+        layers += [_linear(n_in, n_out, generator), nn.ReLU()]
     return layers, (width, *hidden_layer_sizes)[-1]
 
 
-def _anywhere(n_components: int, order: int | None) -> Tensor:
+def _linear(n_in: int, n_out: int, generator: torch.Generator | None) -> nn.Linear:
+    layer = nn.utils.skip_init(nn.Linear, n_in, n_out, dtype=torch.float32)
+    return _initialized(layer, n_in, generator)
+
+
+def _convolution(
+    kind: type[nn.Conv2d | nn.ConvTranspose2d],
+    n_in: int,
+    n_out: int,
+    generator: torch.Generator | None,
+) -> nn.Conv2d | nn.ConvTranspose2d:
+    """A convolution that halves or doubles an image."""
+    settings = {"kernel_size": 4, "stride": 2, "padding": 1, "dtype": torch.float32}
+    layer = nn.utils.skip_init(kind, n_in, n_out, **settings)
+    return _initialized(layer, layer.weight[0].numel(), generator)
+
+
+def _initialized(layer: nn.Module, n_in: int, generator: torch.Generator | None) -> nn.Module:
+    """Draw weights and biases as torch does by default, but from a generator."""
+    for values in (layer.weight, layer.bias):
+        nn.init.uniform_(values, -1 / sqrt(n_in), 1 / sqrt(n_in), generator=generator)
+    return layer
+
+
+def _anywhere(n_components: int, order: int | None, generator: torch.Generator | None) -> Tensor:
     """Points that a decoder may be asked for: uniform on the torus, normal without one."""
-    return torch.randn(512, n_components) if order is None else torch.rand(512, n_components)
+    draw = torch.randn if order is None else torch.rand
+    return draw((512, n_components), generator=generator, dtype=torch.float32)
 
 
-def _standardize(decoder: nn.Module, weight: Tensor, bias: Tensor | None, z: Tensor) -> None:
-    """Scale and shift the output layer: mean zero (as far as one bias can) and standard deviation
-    `_START` over points z.
+def _standardize(decoder: nn.Module, weight: Tensor, bias: Tensor, z: Tensor) -> None:
+    """Scale and shift the output layer for mean 0 and standard deviation `_START` over points z.
 
-    Under a started likelihood that is around the mean of the data, and of the order of their scale.
-    Starting nearly constant instead would be starting at a symmetric saddle of the marginal
-    likelihood, where training stalls."""
-    if bias is None:
-        return
+    One bias makes a mean of 0 as far as it can. Under a started likelihood that is around the mean
+    of the data, and of the order of their scale. Starting nearly constant instead would be starting
+    at a symmetric saddle of the marginal likelihood, where training stalls.
+    """
     with torch.no_grad():
         bias.zero_()
         outputs = decoder(z).reshape(len(z), len(bias), -1)
         mean = outputs.mean((0, 2))
         spread = (outputs - mean[:, None]).std()
-        factor = _START / spread if spread > 0 else torch.ones(())
+        factor = _START / spread if spread > 0 else 1.0
         weight *= factor
         bias -= mean * factor

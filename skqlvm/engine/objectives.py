@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from .models import Draws
+from .priors import Prior
+
 
 def log_mean_exp(log_w: Tensor, dim: int = -1) -> Tensor:
     """Return ``log(1/m sum_j exp(log_w_j))`` over one axis; the ``- log m`` is what makes it a
@@ -75,6 +78,29 @@ def standard_error_of_mean(values: Tensor, dim: int = -1) -> Tensor:
     return (values.var(dim) / n_draws).sqrt()
 
 
+def estimate_of(drawn: Draws, prior: Prior) -> Tensor:
+    """Return the log mean of importance weights and its standard error, (n_samples, 2), in nats."""
+    log_w = drawn.log_w(prior)
+    return torch.stack([log_mean_exp(log_w) + drawn.base, standard_error(log_w)], 1)
+
+
+def elbo_of(drawn: Draws, prior: Prior) -> Tensor:
+    """Return the evidence lower bound and its standard error, (n_samples, 2), in nats."""
+    kl = drawn.proposal.kl(drawn.z)
+    error = standard_error_of_mean(drawn.log_px_z - kl)
+    return torch.stack([elbo(drawn.log_px_z, kl) + drawn.base, error], 1)
+
+
+def discrepancy(z: Tensor, prior: Prior, generator: torch.Generator) -> Tensor:
+    """Return how far codes z of shape (n, k) are from a prior, by as many draws of it.
+
+    The `maximum_mean_discrepancy`, in coordinates whose distances mean something.
+    """
+    u = torch.rand(z.shape, dtype=torch.float64, generator=generator)
+    drawn = prior.quantile(u).to(z)
+    return maximum_mean_discrepancy(prior.euclidean(z), prior.euclidean(drawn))
+
+
 def doubly_reparametrized(log_w: Tensor, z: Tensor) -> Tensor:
     """Return the importance-weighted bound of each row, with the doubly reparametrised gradient
     (Tucker et al., arXiv 1810.04152).
@@ -116,26 +142,3 @@ def maximum_mean_discrepancy(a: Tensor, b: Tensor) -> Tensor:
 
     c = 2.0 * a.shape[1]
     return within(a) + within(b) - 2 * kernel(a, b).mean()
-
-
-def affordable_points(table: Callable[[Tensor], Tensor], points: Tensor, n_bytes: int) -> int:
-    """Return how many of the points may be decoded at once for what autograd keeps of them to stay
-    within `n_bytes`.
-
-    Measured on the table's own graph, with 2 and with 4 points, so that it holds for any decoder.
-    """
-
-    def kept(n_points: int) -> int:
-        storages: dict[int, int] = {}
-
-        def pack(tensor: Tensor) -> Tensor:
-            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            result = table(points[torch.arange(n_points) % len(points)])
-        del result
-        return sum(storages.values())
-
-    per_point = max(1, (kept(4) - kept(2)) // 2)
-    return min(len(points), max(1, n_bytes // per_point))

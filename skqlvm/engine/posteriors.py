@@ -5,36 +5,16 @@ coordinates are in turns."""
 
 from __future__ import annotations
 
-from math import pi
-
 import torch
 from torch import Tensor
 
-from . import lattices
+from . import torus
 
 
 def responsibilities(log_w: Tensor) -> Tensor:
     """Return the posterior probabilities of the points, ``softmax_j log_w_ij`` (under a uniform
     prior log p(x | z))."""
     return torch.softmax(log_w, -1)
-
-
-def pooled(tables: list[Tensor]) -> Tensor:
-    """Return responsibilities over the points of several shifted lattices together.
-
-    One softmax over all points is the consistent estimate of the posterior; averaging the shifts'
-    own posteriors would give each shift the same weight, whatever its evidence.
-
-    Parameters
-    ----------
-    tables : list of Tensor of shape (n_samples, n_points)
-        Log-likelihoods, one table a shift.
-
-    Returns
-    -------
-    Tensor of shape (n_samples, n_shifts * n_points)
-    """
-    return responsibilities(torch.cat(tables, 1))
 
 
 def moments(weights: Tensor, features: Tensor) -> Tensor:
@@ -56,9 +36,8 @@ def mean_direction(weights: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     resultant : Tensor of shape (n_samples, n_components)
         Between 0 (no concentration) and 1 (a point).
     """
-    angles = 2 * pi * points
-    cos, sin = (weights @ torch.cat([angles.cos(), angles.sin()], 1)).chunk(2, 1)
-    return lattices.wrap(torch.atan2(sin, cos) / (2 * pi)), torch.hypot(cos, sin)
+    mean = weights @ torus.to_circle(points)
+    return torus.from_circle(mean), torch.hypot(*mean.chunk(2, 1))
 
 
 def mode(weights: Tensor, points: Tensor) -> Tensor:
@@ -88,12 +67,11 @@ def local_mean(weights: Tensor, points: Tensor, radius: float = 0.06) -> Tensor:
     Tensor of shape (n_samples, n_components)
         In turns.
     """
-    steps = points - points[0]
-    steps = steps - steps.round()
+    steps = torus.difference(points, points[0])
     near = (steps.norm(dim=1) < radius).nonzero()[:, 0]
     peak = weights.argmax(1)
     mass = weights.gather(1, (peak[:, None] + near) % len(points))
-    return lattices.wrap(points[peak] + mass @ steps[near] / mass.sum(1, keepdim=True))
+    return torus.wrap(points[peak] + mass @ steps[near] / mass.sum(1, keepdim=True))
 
 
 def entropy(weights: Tensor) -> Tensor:

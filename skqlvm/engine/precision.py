@@ -1,38 +1,70 @@
-"""The precision of matrix products, which torch keeps as one global setting: set for a while, and
-restored."""
+"""Settings that torch keeps for a whole process or thread: ours while we compute, restored after.
+
+Matrix products are in full precision wherever the package computes. What may be coarser, the layers
+of a network that is being trained, says so itself: see `networks.Layers`.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cache
 
 import torch
 
+_lock = threading.Lock()
+_entered = 0
+_before = "highest"
+
 
 @contextmanager
-def matmul_precision(precision: str) -> Iterator[None]:
-    """Set the precision of the inputs of float32 matrix products, and restore what the caller had.
+def full_precision() -> Iterator[None]:
+    """Keep float32 matrix products from rounding their inputs.
 
-    "highest" leaves them alone; "high" may round them to TF32 and "medium" to bfloat16, where the
-    processor multiplies those faster. Sums and results are float32. The setting is global: threads
-    that change it at the same time may leave each other's behind."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
+    The setting is one for the process. Threads that are inside at the same time want the same: the
+    first one in sets it, and the last one out restores what the process had.
+    """
+    global _entered, _before
+    with _lock:
+        if _entered == 0:
+            _before = torch.get_float32_matmul_precision()
+            torch.set_float32_matmul_precision("highest")
+        _entered += 1
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        with _lock:
+            _entered -= 1
+            if _entered == 0:
+                torch.set_float32_matmul_precision(_before)
 
 
-def bfloat16_layers(device: torch.device) -> AbstractContextManager[object]:
-    """Return a context in which layers run in bfloat16, if the precision in force is "medium" and
-    the device multiplies it natively.
+@contextmanager
+def own_settings(*, gradients: bool) -> Iterator[None]:
+    """Compute with gradients or without, and in full precision, in whatever context the caller is.
 
-    Autocasting: products sum in float32, and each layer's result is rounded. For the layers of a
-    decoder only, never for positions or log-likelihoods."""
-    if torch.get_float32_matmul_precision() == "medium" and _multiplies_bfloat16(device.type):
-        return torch.autocast(device.type, dtype=torch.bfloat16)
+    That may be autocasting, ``no_grad`` or ``inference_mode``; they are in force again afterwards.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(full_precision())
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.set_grad_enabled(gradients))
+        for device_type in ("cpu", "cuda"):
+            stack.enter_context(torch.autocast(device_type, enabled=False))
+        yield
+
+
+def bfloat16(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which layers run in bfloat16, if the device multiplies it natively.
+
+    Products sum in float32, and the result of each layer is rounded. For the layers of a network
+    only, never for positions or log-likelihoods.
+    """
+    if _multiplies_bfloat16(device.type):
+        # without the cache of rounded weights: it would outlive the steps that change them, as long
+        # as an outer autocast is open
+        return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
     return nullcontext()
 
 

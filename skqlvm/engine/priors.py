@@ -8,12 +8,16 @@ from math import log, pi
 import torch
 from torch import Tensor
 
+from . import torus
+
 _REACH = 1.6
 """Standard deviation of the quadrature points of a standard normal prior."""
 
 
 class UniformTorus:
     """Uniform on the torus of circumference 1: points in turns, [0, 1)."""
+
+    period: float | None = 1.0
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Return log p(z) = 0, of shape (...)."""
@@ -31,11 +35,13 @@ class UniformTorus:
     def euclidean(self, z: Tensor) -> Tensor:
         """Return coordinates whose distances mean something: the cosines and then the sines, of
         shape (..., 2 k)."""
-        return torch.cat([(2 * pi * z).cos(), (2 * pi * z).sin()], -1)
+        return torus.to_circle(z)
 
 
 class StandardNormal:
     """Independent standard normal coordinates."""
+
+    period: float | None = None
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Return ``log p(z) = -sum_l (z_l^2 + log 2 pi) / 2`` in nats, of shape (...)."""

@@ -17,7 +17,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from . import lattices
+from . import torus
 
 _WIDEST = 0.5
 """Largest standard deviation of a wrapped normal, in turns: the circle is covered evenly to a per
@@ -233,11 +233,12 @@ class Wrapped:
 
     def at(self, noise: Tensor) -> Tensor:
         """Return the points that noise stands for, in turns, of shape (n, s, k)."""
-        return lattices.wrap(self.normal.at(noise))
+        return torus.wrap(self.normal.at(noise))
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Return log q(z | x) in nats, of shape (n, s)."""
-        nearest = z - (z - self.loc[:, None]).detach().round()
+        loc = self.loc[:, None]
+        nearest = loc + torus.difference(z, loc)
         windings = nearest.new_tensor(list(product(WINDINGS, repeat=z.shape[-1])))
         unwound = (nearest[:, :, None] + windings).flatten(1, 2)
         return torch.logsumexp(
@@ -313,6 +314,5 @@ def proposal(family: str, outputs: Tensor, n_components: int, *, wrapped: bool) 
     )
     if not wrapped:
         return make(where, shape)
-    cos, sin = where.chunk(2, -1)
-    normal = make(lattices.wrap(torch.atan2(sin, cos) / (2 * pi)), shape)
+    normal = make(torus.from_circle(where), shape)
     return Wrapped(normal.scaled(_WIDEST / (_WIDEST**2 + normal.marginal_variance()).sqrt()))

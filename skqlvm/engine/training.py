@@ -1,25 +1,60 @@
-"""The one training loop. It knows parameters, a loss of row numbers and numbers; nothing of
-models."""
+"""The one training loop. It knows parameters and nats of row numbers, and nothing of models."""
 
 from __future__ import annotations
 
 import io
 import time
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
-from math import isfinite, nan
+from math import cos, isfinite, nan, pi
 from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .precision import matmul_precision
+from .randomness import Stream
 
-Loss = Callable[[Tensor], Tensor]
+Nats = Callable[[Tensor], Tensor]
 History = dict[str, list[float]]
+Schedule = Callable[[int], dict[str, Any]]
+
+
+def adam(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """Return Adam over parameters; its step size comes from the schedule."""
+    return torch.optim.Adam(parameters, lr=0.0, fused=True)
+
+
+def constant(learning_rate: float) -> Schedule:
+    """Return the schedule of one step size."""
+    return lambda step: {"lr": learning_rate}
+
+
+def one_cycle(learning_rate: float, n_steps: int) -> Schedule:
+    """Return the one-cycle schedule for Adam: warm up, anneal, and the momentum the other way.
+
+    Along cosines, over the first 0.3 of the steps from 1/25 of the step size and momentum 0.95 to
+    all of it and 0.85; then down to 1/250,000 and back to 0.95 (Smith and Topin, arXiv 1708.07120).
+    """
+    peak = 0.3 * (n_steps + 1) - 1
+
+    def settings(step: int) -> dict[str, Any]:
+        if step <= peak:
+            lr = _along_cosine(learning_rate / 25, learning_rate, step / peak)
+            momentum = _along_cosine(0.95, 0.85, step / peak)
+        else:
+            fraction = (step - peak) / (n_steps - peak)
+            lr = _along_cosine(learning_rate, learning_rate / 250_000, fraction)
+            momentum = _along_cosine(0.85, 0.95, fraction)
+        return {"lr": lr, "betas": (momentum, 0.999)}
+
+    return settings
+
+
+def _along_cosine(start: float, end: float, fraction: float) -> float:
+    return end + (start - end) * (1 + cos(pi * fraction)) / 2
 
 
 @dataclass(frozen=True)
@@ -30,52 +65,66 @@ class Settings:
     ----------
     n_steps : int
         Optimiser steps of the whole schedule.
+    schedule : callable
+        Maps the number of steps done to what the optimiser's groups are set to, {"lr": ...}: a pure
+        function, so that a training can be resumed at any step.
+    optimizer : callable
+        Makes an optimiser of parameters, or of a list of groups.
     batch_size : int
         Rows a step.
-    learning_rate : float
-        Highest step size of the one-cycle schedule, or the constant one.
-    weight_decay : float
-        Decoupled decay of weight matrices (not of biases).
     max_grad_norm : float
         Gradients longer than this are shortened to it.
-    one_cycle : bool
-        Warm up and anneal (True), or keep the step size constant (False).
     steps_per_record : int
         Steps between two records of the history, each with a validation.
     patience : int or None
         Validations without a better loss after which training stops; without validations it does
         not.
-    precision : {"highest", "high", "medium"}
-        Of the inputs of float32 matrix products; see `matmul_precision`.
     """
 
     n_steps: int
+    schedule: Schedule
+    optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] = adam
     batch_size: int = 128
-    learning_rate: float = 4e-3
-    weight_decay: float = 0.0
     max_grad_norm: float = 100.0
-    one_cycle: bool = True
     steps_per_record: int = 50
     patience: int | None = None
-    precision: str = "highest"
 
 
 @dataclass
 class State:
-    """Where a training stands; pass it to `train` again and it goes on as if it had not stopped."""
+    """Where a training stands; pass it to `train` again and it goes on as if it had not stopped.
+
+    Attributes
+    ----------
+    step : int
+        Optimiser steps done.
+    order : Tensor or None
+        Permutation of the rows that the current pass goes through, and at `position` stands.
+    generators : dict of Tensor
+        States of all generators that the training draws from.
+    losses : list of Tensor
+        Of the steps since the last record.
+    best_loss, best_weights
+        Of the best validation.
+    """
 
     step: int = 0
+    order: Tensor | None = None
+    position: int = 0
     optimizer: dict[str, Any] | None = None
-    schedule: dict[str, Any] | None = None
-    generator: Tensor | None = None
-    pending: list[Tensor] = field(default_factory=list)
+    generators: dict[str, Any] = field(default_factory=dict)
     losses: list[Tensor] = field(default_factory=list)
     best_loss: float = float("inf")
-    best_step: int = 0
     best_weights: dict[str, Tensor] | None = None
     records_since_best: int = 0
     history: History = field(
-        default_factory=lambda: {"step": [], "loss": [], "validation_loss": [], "seconds": []}
+        default_factory=lambda: {
+            "step": [],
+            "loss": [],
+            "validation_loss": [],
+            "seconds": [],
+            "validation_seconds": [],
+        }
     )
 
     def cpu(self) -> State:
@@ -86,43 +135,53 @@ class State:
         return State(**torch.load(buffer, map_location="cpu", weights_only=False))
 
     def exhausted(self, patience: int | None) -> bool:
-        """Whether as many records as `patience` have passed without a better validation loss."""
+        """Whether as many records as `patience` have passed without a better validation."""
         return patience is not None and self.records_since_best >= patience
+
+    def for_other_rows(self) -> State:
+        """Return the state from which a pass over other rows starts."""
+        return State(**{**vars(self), "order": None, "position": 0, "losses": []})
 
 
 def train(
     module: nn.Module,
-    loss: Loss,
+    nats: Nats,
     n_rows: int,
     settings: Settings,
     generator: torch.Generator,
     *,
-    validation_loss: Callable[[], Tensor] | None = None,
-    before_step: Callable[[float], None] | None = None,
-    report: Callable[[State], None] | None = None,
+    weights: Tensor | None = None,
+    validation: Callable[[], Tensor] | None = None,
+    before_step: Sequence[Callable[[float], None]] = (),
+    after_record: Sequence[Callable[[State], None]] = (),
+    stream: Stream | None = None,
     state: State | None = None,
     stop_at: int | None = None,
 ) -> State:
-    """Minimise a loss over shuffled batches of rows, and leave the best weights in the module.
+    """Maximise the mean nats of shuffled batches of rows, and leave the best weights in the module.
 
     Parameters
     ----------
     module : Module
         Holds the parameters.
-    loss : callable
-        Maps row numbers, int64 of shape (batch,), to the scalar loss.
+    nats : callable
+        Maps row numbers, int64 of shape (batch,), to nats of shape (batch,).
     n_rows : int
         Rows to draw from; each pass is a fresh permutation of them, in batches of nearly equal
         size.
     settings : Settings
     generator : Generator
         Shuffles the rows; on the processor, so that every device sees the same batches.
-    validation_loss : callable, optional
-        Scalar to choose the best weights by; without it the last weights stay.
-    before_step : callable, optional
+    weights : Tensor of shape (n_rows,), optional
+        How often each row counts in the mean of its batch.
+    validation : callable, optional
+        Nats of rows, of which the mean chooses the best weights; without it the last ones stay.
+    before_step : sequence of callable, optional
         Called with the fraction of the schedule that is done.
-    report : callable, optional
+    after_record : sequence of callable, optional
         Called with the state after each record.
+    stream : Stream, optional
+        Lent to torch's global generators for each step, for modules that draw from them.
     state : State, optional
         Of a training to be continued in place, whose module still has its last weights.
     stop_at : int, optional
@@ -132,83 +191,104 @@ def train(
     ------
     FloatingPointError
         If the loss is not finite.
-
-    Warns
-    -----
-    UserWarning
-        If interrupted from the keyboard; the best weights so far are kept.
+    KeyboardInterrupt
+        If interrupted; the best weights so far, or before a validation the last ones, are left.
     """
     state = State() if state is None else state
-    run = _Run(module, loss, n_rows, settings, generator, state)
+    run = _Run(module, nats, n_rows, settings, generator, weights, stream, state)
     last = settings.n_steps if stop_at is None else min(stop_at, settings.n_steps)
+    finished = last == settings.n_steps
     try:
-        with matmul_precision(settings.precision):
-            while state.step < last and not state.exhausted(settings.patience):
-                if before_step is not None:
-                    before_step(state.step / settings.n_steps)
-                run.step()
-                if state.step % settings.steps_per_record == 0 or state.step == settings.n_steps:
-                    run.record(validation_loss)
-                    if report is not None:
-                        report(state)
+        while state.step < last and not state.exhausted(settings.patience):
+            for call in before_step:
+                call(state.step / settings.n_steps)
+            run.step()
+            if state.step % settings.steps_per_record == 0 or state.step == settings.n_steps:
+                run.record(validation)
+                for report in after_record:
+                    report(state)
     except KeyboardInterrupt:
-        if state.step == 0:
-            raise
-        message = (
-            f"Training was interrupted at step {state.step} of {settings.n_steps}; the best "
-            "weights so far are kept."
-        )
-        warnings.warn(message, UserWarning, stacklevel=2)
-        last = settings.n_steps
-    run.suspend()
-    if last == settings.n_steps and state.best_weights is not None:
-        module.load_state_dict(state.best_weights)
+        finished = True
+        raise
+    finally:
+        run.suspend()
+        if finished and state.best_weights is not None:
+            module.load_state_dict(state.best_weights)
     return state
 
 
 class _Run:
-    """Optimiser, step sizes and batches of one call of `train`; what must outlive it is in the
-    state."""
+    """Optimiser and batches of one call of `train`; what must outlive it is in the state."""
 
     def __init__(
         self,
         module: nn.Module,
-        loss: Loss,
+        nats: Nats,
         n_rows: int,
         settings: Settings,
         generator: torch.Generator,
+        weights: Tensor | None,
+        stream: Stream | None,
         state: State,
     ) -> None:
-        self.module, self.loss, self.n_rows = module, loss, n_rows
-        self.settings, self.generator, self.state = settings, generator, state
+        self.module, self.nats, self.n_rows, self.weights = module, nats, n_rows, weights
+        self.settings, self.generator, self.stream = settings, generator, stream
+        self.state = state
         self.parameters = [p for p in module.parameters() if p.requires_grad]
-        self.optimizer = _optimizer(self.parameters, settings)
-        self.schedule = _schedule(self.optimizer, settings)
-        if (
-            state.optimizer is not None
-            and state.schedule is not None
-            and state.generator is not None
-        ):
-            self.optimizer.load_state_dict(state.optimizer)
-            self.schedule.load_state_dict(state.schedule)
-            generator.set_state(state.generator)
+        self.optimizer = settings.optimizer(self.parameters)
+        self.resume()
         self.since = time.perf_counter()
 
-    def step(self) -> None:
-        state, settings = self.state, self.settings
-        if not state.pending:
-            order = torch.randperm(self.n_rows, generator=self.generator)
-            state.pending = list(order.tensor_split(-(-self.n_rows // settings.batch_size)))
-        value = self.loss(state.pending.pop(0))
-        self.optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        nn.utils.clip_grad_norm_(self.parameters, settings.max_grad_norm)
-        self.optimizer.step()
-        self.schedule.step()
-        state.losses.append(value.detach())
-        state.step += 1
+    def resume(self) -> None:
+        """Take up what an earlier call has left in the state."""
+        state = self.state
+        if state.optimizer is not None:
+            self.optimizer.load_state_dict(state.optimizer)
+        if "shuffle" in state.generators:
+            self.generator.set_state(state.generators["shuffle"])
+        if self.stream is not None and "global" in state.generators:
+            self.stream.states = state.generators["global"]
 
-    def record(self, validation_loss: Callable[[], Tensor] | None) -> None:
+    def suspend(self) -> None:
+        """Put into the state what a later call needs to go on."""
+        self.state.optimizer = deepcopy(self.optimizer.state_dict())
+        self.state.generators["shuffle"] = self.generator.get_state()
+        if self.stream is not None:
+            self.state.generators["global"] = self.stream.states
+
+    def step(self) -> None:
+        index = self.next_batch()
+        for group in self.optimizer.param_groups:
+            group.update(self.settings.schedule(self.state.step))
+        with self.lent():
+            loss = -self.mean(self.nats(index), index)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
+        self.optimizer.step()
+        self.state.losses.append(loss.detach())
+        self.state.step += 1
+
+    def next_batch(self) -> Tensor:
+        """Return the numbers of the next rows."""
+        state = self.state
+        n_batches = -(-self.n_rows // self.settings.batch_size)
+        if state.order is None or state.position == n_batches:
+            state.order = torch.randperm(self.n_rows, generator=self.generator)
+            state.position = 0
+        state.position += 1
+        return state.order.tensor_split(n_batches)[state.position - 1]
+
+    def lent(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.stream is None else self.stream.lent()
+
+    def mean(self, nats: Tensor, index: Tensor) -> Tensor:
+        if self.weights is None:
+            return nats.mean()
+        weights = self.weights[index].to(nats)
+        return (weights * nats).sum() / weights.sum()
+
+    def record(self, validation: Callable[[], Tensor] | None) -> None:
         """Close a stretch of steps: check it, validate, remember the best weights."""
         state, mean_loss = self.state, fmean(map(float, self.state.losses))
         state.losses = []
@@ -217,60 +297,31 @@ class _Run:
                 f"the loss became {mean_loss} within the {self.settings.steps_per_record} steps "
                 f"before step {state.step}"
             )
-        validation = nan if validation_loss is None else self.validate(validation_loss)
+        start, before = time.perf_counter(), state.history
+        held_out = nan if validation is None else -self.validated(validation)
         now = time.perf_counter()
-        elapsed = (
-            now - self.since + (state.history["seconds"][-1] if state.history["seconds"] else 0.0)
-        )
+        seconds = now - self.since + (before["seconds"] or [0.0])[-1]
+        validating = now - start + (before["validation_seconds"] or [0.0])[-1]
         self.since = now
-        for name, value in zip(
-            state.history, (state.step, mean_loss, validation, elapsed), strict=True
-        ):
+        values = (state.step, mean_loss, held_out, seconds, validating)
+        for name, value in zip(state.history, values, strict=True):
             state.history[name].append(value)
-        if validation_loss is None:
-            return
-        state.records_since_best += 1
-        if validation < state.best_loss:
-            state.best_loss, state.best_step, state.records_since_best = validation, state.step, 0
-            state.best_weights = {
-                name: value.detach().clone() for name, value in self.module.state_dict().items()
-            }
+        if validation is not None:
+            self.remember(held_out)
 
-    def validate(self, validation_loss: Callable[[], Tensor]) -> float:
-        """Return the validation loss in full precision, with the module as it is when it is
-        used."""
+    def validated(self, validation: Callable[[], Tensor]) -> float:
+        """Return the mean validation nats, with the module as it is when it is used."""
         self.module.eval()
-        with torch.no_grad(), matmul_precision("highest"):
-            validation = float(validation_loss())
+        with torch.no_grad():
+            nats = float(validation().mean())
         self.module.train()
-        return validation
+        return nats
 
-    def suspend(self) -> None:
-        """Put into the state what a later call needs to go on."""
-        self.state.optimizer = deepcopy(self.optimizer.state_dict())
-        self.state.schedule = self.schedule.state_dict()
-        self.state.generator = self.generator.get_state()
-
-
-def _optimizer(parameters: list[nn.Parameter], settings: Settings) -> torch.optim.Optimizer:
-    """AdamW with decay on matrices only."""
-    matrices = [p for p in parameters if p.ndim > 1]
-    others = [p for p in parameters if p.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": settings.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=settings.learning_rate, fused=True
-    )
-
-
-def _schedule(
-    optimizer: torch.optim.Optimizer, settings: Settings
-) -> torch.optim.lr_scheduler.LRScheduler:
-    """One-cycle or constant step size."""
-    if settings.one_cycle:
-        return torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, settings.learning_rate, total_steps=settings.n_steps + 1
-        )
-    return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    def remember(self, held_out: float) -> None:
+        """Keep the weights if they are the best so far."""
+        state = self.state
+        state.records_since_best += 1
+        if held_out < state.best_loss:
+            state.best_loss, state.records_since_best = held_out, 0
+            weights = self.module.state_dict()
+            state.best_weights = {name: value.detach().clone() for name, value in weights.items()}

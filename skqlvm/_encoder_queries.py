@@ -1,0 +1,330 @@
+"""What the estimators with an encoder share: their parts, and what can be asked of them."""
+
+import torch
+from sklearn.utils.validation import check_is_fitted
+
+from . import _checks, _parts
+from ._estimator import checked_finite
+from .engine import models, objectives, posteriors, proposals, quadrature
+from .engine.precision import own_settings
+
+SHAPING = (
+    "encoder",
+    "decoder",
+    "hidden_layer_sizes",
+    "harmonic_order",
+    "image_shape",
+    "latent",
+    "covariance_type",
+)
+"""Parameters that shape a model with an encoder, beside those of all models."""
+
+METHODS = ("auto", "elbo", "importance", "quadrature")
+
+_ATLAS_BYTES = 2**27
+"""Size up to which the decoded lattice is kept; a larger one is decoded at every call."""
+
+
+class EncoderQueries:
+    """Mixin of the estimators whose q(z | x) comes from an encoder.
+
+    A subclass defines ``_has_posterior``: whether its training gives q a spread.
+    """
+
+    _auto_steps, _auto_passes = 10_000, 100
+    _validation_rows = 200
+
+    def transform(self, X):
+        """Return the means of q(z | x) for the rows of X, by the encoder.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components)
+            On the torus the location of the wrapped normal, in turns, [0, 1).
+        """
+        return self.coordinates(X)
+
+    def coordinates(self, X):
+        """Return what `transform` does, as an array whatever `set_output` says.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components)
+        """
+        return self._over_rows(self._queried(X), lambda x: self._model.propose(x).loc)
+
+    def inverse_transform(self, Z):
+        """Return the mean of p(x | z) at latent points.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n_samples, n_components)
+            On the torus in turns, any real numbers.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+        """
+        check_is_fitted(self)
+        Z = self._points(Z, self._n_features_out)
+        return self._over_rows(Z, self._model.mean)
+
+    def reconstruct(self, X):
+        """Return the decoded means of q(z | x), ``inverse_transform(transform(X))``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+        """
+        return self._over_rows(self.coordinates(X), self._model.mean)
+
+    def posterior(self, X):
+        """Return the posterior probabilities of the points of `lattice_`; rows sum to 1.
+
+        They are the model's own, p(z | x) by quadrature, which the encoder's q(z | x) of `proposal`
+        approximates.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_points_eval_)
+
+        Raises
+        ------
+        ValueError
+            If the model has more than three components.
+        """
+        X = self._queried(X)
+        self._check_few_components("posterior", "proposal")
+
+        def of_rows(x):
+            log_w = [chart.table(self.likelihood_, x) for chart in self._charts()]
+            return posteriors.responsibilities(torch.cat(log_w, 1))
+
+        return self._over_rows(X, of_rows, self._table_bytes(X, self.n_points_eval_))
+
+    def proposal(self, X):
+        """Return location and covariance of the encoder's q(z | x) for every row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        mean : ndarray of shape (n_samples, n_components)
+        covariance : ndarray of shape (n_samples, n_components, n_components)
+            On the torus that of the normal before it is wound up, in squared turns.
+
+        Raises
+        ------
+        ValueError
+            If the training objective knows no posterior.
+        """
+        X = self._queried(X)
+        self._check_has_posterior("proposal")
+        covariance = self._over_rows(X, lambda x: self._model.propose(x).covariance())
+        return self.coordinates(X), covariance
+
+    def active_units(self, X, threshold=0.01):
+        """Return which latent dimensions say something about the rows of X.
+
+        A dimension is active where the variance of its posterior mean over the rows exceeds the
+        threshold (Burda et al., arXiv 1509.00519); on the torus, the variance of the mean's cosine
+        and sine together.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        threshold : float, default=0.01
+
+        Returns
+        -------
+        ndarray of bool of shape (n_components,)
+        """
+        _checks.check_number("threshold", threshold)
+        z = torch.from_numpy(self.coordinates(X))
+        variances = self._model.prior.euclidean(z).var(0, correction=0)
+        return (variances.reshape(-1, z.shape[1]).sum(0) > threshold).numpy()
+
+    def score_samples(self, X, method="auto", n_importance_samples=1000, return_std=False):
+        """Return the log likelihood of every row in nats, or with ``method="elbo"`` a lower bound.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        method : {"auto", "quadrature", "importance", "elbo"}, default="auto"
+            "quadrature" is the log likelihood itself, over a lattice of `n_points_eval_` points,
+            for up to three components. "importance" is the log mean of importance weights from the
+            encoder's posterior: a lower bound in expectation, that rises to the log likelihood with
+            the number of samples. "elbo" is the evidence lower bound, whatever `beta` and
+            `objective` the training had. "auto" is quadrature for up to three components and
+            importance sampling for more.
+        n_importance_samples : int, default=1000
+            Draws a row for "importance" and "elbo", the same noise for all rows; 5000 is the custom
+            of the literature.
+        return_std : bool, default=False
+            Also return standard errors: over 8 random shifts of the lattice, or over the draws.
+
+        Returns
+        -------
+        nats : ndarray of shape (n_samples,)
+        std : ndarray of shape (n_samples,)
+            Only if `return_std`.
+
+        Raises
+        ------
+        ValueError
+            If the model has too many components for quadrature, or no posterior to draw from.
+        """
+        X = self._queried(X)
+        _checks.check_option("method", method, METHODS)
+        _checks.check_integer("n_importance_samples", n_importance_samples)
+        if method == "auto":
+            method = "quadrature" if self._n_features_out <= 3 else "importance"
+        if method == "quadrature":
+            self._check_few_components("method='quadrature'", "'importance'")
+            return self._by_quadrature(X, return_std)
+        self._check_has_posterior(f"method={method!r}")
+        reduce = objectives.elbo_of if method == "elbo" else objectives.estimate_of
+        result = self._by_draws(X, int(n_importance_samples), reduce)
+        return (result[:, 0], result[:, 1]) if return_std else result[:, 0]
+
+    @property
+    def encoder_(self):
+        """The fitted encoder, a torch module."""
+        return self._model.encoder
+
+    @property
+    def latent_period_(self):
+        """Period of the columns that `transform` returns: 1 on the torus, else None."""
+        return self._model.prior.period
+
+    @property
+    def _n_features_out(self):
+        return self._model.n_components
+
+    def _check_encoder_parameters(self):
+        self._check_shared_parameters()
+        _checks.check_integer("harmonic_order", self.harmonic_order, alternative="auto")
+        _checks.check_hidden_layer_sizes(self.hidden_layer_sizes)
+        _parts.check_choice("decoder", self.decoder, _parts.DECODERS)
+        _parts.check_choice("encoder", self.encoder, _parts.ENCODERS)
+        _checks.check_option("latent", self.latent, _parts.PRIORS)
+        _checks.check_option("covariance_type", self.covariance_type, proposals.FAMILIES)
+        if self.latent == "torus" and self.n_components > 3:
+            raise ValueError(
+                f"latent='torus' expects 1, 2 or 3 components, but got {self.n_components}. Use "
+                "latent='normal'."
+            )
+
+    def _check_has_posterior(self, what):
+        if not self._has_posterior():
+            raise ValueError(
+                f"{what} expects a model that was trained with a posterior, but "
+                f"objective={self._built_with['objective']!r} has none. Use objective='elbo' or "
+                "'infovae'."
+            )
+
+    def _check_few_components(self, what, instead):
+        if self._n_features_out > 3:
+            raise ValueError(
+                f"{what} expects up to 3 components, but the model has {self._n_features_out}. Use "
+                f"{instead}."
+            )
+
+    def _build(self, n_features, n_rows, randomness):
+        k, wrapped = int(self.n_components), self.latent == "torus"
+        order = _parts.harmonic_order(self.harmonic_order, k, n_rows) if wrapped else None
+        likelihood = _parts.build_likelihood(self, n_features)
+        n_numbers = proposals.n_outputs(self.covariance_type, k, wrapped=wrapped)
+        return models.EncoderModel(
+            k,
+            _parts.PRIORS[self.latent],
+            _parts.build_decoder(self, likelihood.n_outputs, order, randomness),
+            likelihood,
+            _parts.build_encoder(self, n_features, n_numbers, randomness),
+            covariance_type=self.covariance_type,
+            wrapped=wrapped,
+            harmonic_order=order,
+        )
+
+    def _finish(self, model, x):
+        """Find a lattice on which the likelihood has converged, and decode it if it is small."""
+        found = {"harmonic_order_": model.harmonic_order, "_atlas": None}
+        self._check_encoder(model, x)
+        if model.n_components > 3:
+            return found
+        settled = quadrature.settle(model, x)
+        u = quadrature.nested_points(model.n_components, settled.n_points)
+        lattice = model.prior.nodes(u)[0].numpy()
+        found |= {"n_points_eval_": settled.n_points, "lattice_": lattice, "_cube": u}
+        if len(u) * model.likelihood.n_outputs * model.like.element_size() <= _ATLAS_BYTES:
+            [found["_atlas"]] = quadrature.charts(model, u, factored=True)
+        if settled.change > settled.tolerance and self._has_posterior():
+            _checks.warn(
+                f"Log-likelihoods by quadrature still changed by {settled.change:.2g} nats a row "
+                f"when the lattice was doubled to {settled.n_points} points. Use "
+                "score_samples(X, method='importance')."
+            )
+        return found
+
+    def _check_encoder(self, model, x):
+        """Raise if the last step of a training left an encoder or a decoder that is not finite."""
+        proposal = model.propose(x)
+        z = proposal.loc[:, None]
+        if not bool(proposal.log_prob(z).isfinite().all()):
+            raise FloatingPointError("the encoder's output is not finite")
+        if not bool(model.outputs(z).isfinite().all()):
+            raise FloatingPointError("the decoder's output is not finite")
+
+    def _charts(self):
+        """The decoded lattice: as it was kept, or decoded a part at a time."""
+        if self._atlas is not None:
+            return [self._atlas]
+        return quadrature.charts(self._model, self._cube, n_at_once=self._model.n_decoded)
+
+    def _table_bytes(self, X, n_points):
+        """Working memory of a row: its part of the table, and of the data."""
+        return (n_points + 3 * X.shape[1]) * X.itemsize
+
+    def _by_quadrature(self, X, return_std):
+        """log p(x) over the lattice that a fit found fine enough, and its standard error."""
+        n_at_once = self._model.n_decoded
+        kept = self._atlas is not None
+        n_columns = self.n_points_eval_ if kept else min(n_at_once, self.n_points_eval_)
+        rows = self._chunks(X, self._table_bytes(X, n_columns))
+        with own_settings(gradients=False):
+            nats = quadrature.log_marginal(self._model, self._charts(), rows)
+            if not return_std:
+                return checked_finite(nats.numpy())
+            std = quadrature.standard_error(self._model, self._cube, rows, n_at_once=n_at_once)
+        return checked_finite(nats.numpy()), std.numpy()
+
+    def _by_draws(self, X, n_draws, reduce):
+        """Reduce draws from q(z | x) to an estimate and its standard error, (n_samples, 2)."""
+
+        def of_rows(x):
+            generator = torch.Generator().manual_seed(0)
+            return reduce(self._model.draw(x, n_draws, generator, shared=True), self._model.prior)
+
+        n_decoded = min(n_draws, self._model.n_decoded) * X.shape[1]
+        n_unwound = n_draws * self._n_features_out
+        if self._model.wrapped:
+            n_unwound *= len(proposals.WINDINGS) ** self._n_features_out
+        return self._over_rows(X, of_rows, 16 * max(n_decoded, n_unwound))

@@ -1,0 +1,389 @@
+"""What the estimators share: the template of a fit, progress, pickling, queries by chunks of rows.
+
+Nothing here knows what a model is made of: a subclass builds one and says what its training bound
+is.
+"""
+
+import copy
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+import torch
+from scipy.sparse import issparse
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    DensityMixin,
+    TransformerMixin,
+)
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+
+from . import _checks, _fitting, _parts
+from ._rows import Chunks, random_seed
+from ._transactions import all_or_nothing
+from .engine import networks, training
+from .engine.precision import own_settings
+
+PRECISIONS = ("highest", "medium")
+
+_LARGEST_START, _LARGEST_FINISH = 10_000, 500
+_CHUNK_BYTES = 2**24
+"""Size of the table of log-likelihoods that a query holds at a time; it fits in a cache."""
+
+
+class LatentEstimator(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator
+):
+    """Base of the estimators; a subclass is a recipe.
+
+    ``_check_parameters()`` raises what is wrong with them. ``_build(n_features, n_rows,
+    randomness)`` returns a `skqlvm.engine.models.Model`, not yet started at the data.
+    ``_objective(model, batch)`` returns the training bound, a function of a batch and a generator
+    (None for a bound that is the same each time) that gives nats a row, for batches like that one.
+    ``_finish(model, x)`` returns what queries need beside the model, as a dict of attributes, from
+    some rows x.
+    """
+
+    _shaping = ("n_components", "likelihood", "noise_variance")
+    """Parameters that shape the model: they cannot change between fits that continue each other."""
+
+    _auto_steps, _auto_passes = 2500, 50
+    """Budget of a fit whose max_iter is "auto": the smaller of the two."""
+
+    _validation_rows = 2000
+    """Held-out rows whose bound is computed at a time."""
+
+    def __init__(
+        self,
+        n_components,
+        *,
+        likelihood,
+        noise_variance,
+        max_iter,
+        batch_size,
+        learning_rate,
+        validation_fraction,
+        n_iter_no_change,
+        matmul_precision,
+        device,
+        warm_start,
+        random_state,
+        verbose,
+    ):
+        self.n_components = n_components
+        self.likelihood = likelihood
+        self.noise_variance = noise_variance
+        self.max_iter = max_iter
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.matmul_precision = matmul_precision
+        self.device = device
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X, y=None):
+        """Fit the model to X.
+
+        An interrupted first fit keeps the best weights so far, and KeyboardInterrupt is raised; so
+        does one that goes on from an earlier fit, once it has validated. Any other fit that does
+        not come to its end leaves the estimator as it was.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            May be a memory map; only batches of it are read at a time.
+        y : ignored
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        FloatingPointError
+            If training diverges.
+        """
+        first = not self.__sklearn_is_fitted__()
+
+        def worth_keeping(state):
+            return state.step > 0 if first else not anew and bool(state.history["step"])
+
+        with self._fitting():
+            anew = first or not self.warm_start
+            X = self._validated(X, reset=anew)
+            fit = _fitting.Fit.of(self, X, self.validation_fraction)
+            model, state = self._model_for(X, fit, anew=anew), training.State()
+            stopped = _fitting.train(
+                self,
+                model,
+                fit,
+                _fitting.annealed(self, fit, self._n_steps(fit)),
+                state,
+                worth_keeping=worth_keeping,
+                before_step=[partial(networks.anneal, model)] if anew else [],
+            )
+            n_iter = -(-state.step // fit.n_batches)
+            self._keep(model, state, fit, n_iter_=n_iter, _training_state=None)
+        if stopped is not None:
+            raise stopped
+        return self
+
+    def partial_fit(self, X, y=None):
+        """Make one pass over X, at a constant step size of a quarter of `learning_rate`.
+
+        It starts from the weights there are. Location and scale of the likelihood stay those of the
+        first call; no rows are held out.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : ignored
+
+        Returns
+        -------
+        self
+        """
+        with self._fitting():
+            anew = not self.__sklearn_is_fitted__()
+            X = self._validated(X, reset=anew)
+            fit, state = _fitting.Fit.of(self, X, 0.0), self._state_to_continue()
+            model, n_before = self._model_for(X, fit, anew=anew), state.step
+            stopped = _fitting.train(
+                self,
+                model,
+                fit,
+                _fitting.one_pass(self, fit, state),
+                state,
+                worth_keeping=lambda state: state.step > n_before,
+            )
+            n_iter = 1 if anew else self.n_iter_ + 1
+            self._keep(model, state, fit, n_iter_=n_iter, _training_state=state)
+        if stopped is not None:
+            raise stopped
+        return self
+
+    def fit_transform(self, X, y=None):
+        """Fit the model to X, and return what `transform` returns for it.
+
+        The coordinates are kept as `embedding_`, as manifold estimators have it.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : ignored
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_columns)
+        """
+        embedding = self.fit(X).transform(X)
+        self.embedding_ = np.asarray(embedding)
+        return embedding
+
+    @property
+    def decoder_(self):
+        """The fitted decoder, a torch module."""
+        return self._model.decoder
+
+    @property
+    def likelihood_(self):
+        """The fitted observation model."""
+        return self._model.likelihood
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "_model")
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def __getstate__(self):
+        state = super().__getstate__()
+        for name in ("_model", "_atlas", "_training_state"):
+            if state.get(name) is not None:
+                state[name] = copy.deepcopy(state[name]).cpu()
+        return state
+
+    def _check_shared_parameters(self):
+        _checks.check_integer("n_components", self.n_components)
+        _checks.check_integer("max_iter", self.max_iter, alternative="auto")
+        _checks.check_integer("batch_size", self.batch_size)
+        verbose = int(self.verbose) if isinstance(self.verbose, bool) else self.verbose
+        _checks.check_integer("verbose", verbose, minimum=0)
+        _checks.check_number("learning_rate", self.learning_rate, open_minimum=True)
+        _checks.check_number("validation_fraction", self.validation_fraction, below=1.0)
+        if self.n_iter_no_change is not None:
+            _checks.check_integer("n_iter_no_change", self.n_iter_no_change)
+        _checks.check_option("matmul_precision", self.matmul_precision, PRECISIONS)
+        _checks.check_flag("warm_start", self.warm_start)
+        _parts.check_choice("likelihood", self.likelihood, _parts.LIKELIHOODS)
+        _checks.check_noise_variance(self.noise_variance)
+
+    def _validated(self, X, *, reset):
+        """Return X as a float32 or float64 array, without a copy where it is one."""
+        if issparse(X):
+            raise TypeError(
+                f"{type(self).__name__} expects a dense array, but got a sparse matrix. Use "
+                "X.toarray()."
+            )
+        _checks.check_two_dimensional(X)
+        _checks.check_columns(X)
+        return validate_data(
+            self,
+            X,
+            reset=reset,
+            dtype=[np.float64, np.float32],
+            ensure_min_samples=2 if reset else 1,
+        )
+
+    def _queried(self, X):
+        check_is_fitted(self)
+        X = self._validated(X, reset=False)
+        _parts.check_data(self._built_with["likelihood"], self.likelihood_, X)
+        return X
+
+    @contextmanager
+    def _fitting(self):
+        """Fit wholly or not at all, under settings of torch of our own."""
+        with all_or_nothing(self), own_settings(gradients=True):
+            self._check_parameters()
+            try:
+                yield
+            except FloatingPointError as error:
+                raise FloatingPointError(
+                    f"Training diverged: {error}. Lower learning_rate (it is "
+                    f"{self.learning_rate:g}) or standardise X."
+                ) from error
+
+    def _model_for(self, X, fit, *, anew):
+        """Return a new model, started at the data, or a copy of the fitted one, all of it open."""
+        if anew:
+            self._built_with = self._architecture()
+            model = self._build(X.shape[1], len(X), fit.randomness)
+        else:
+            _checks.check_unchanged(self._built_with, self._architecture())
+            model = copy.deepcopy(self._model)
+        _parts.check_data(self.likelihood, model.likelihood, X)
+        if anew:
+            model.likelihood.start(fit.rows.batch(fit.trained[:_LARGEST_START]).x.cpu())
+        else:
+            networks.anneal(model, 1.0)
+        return model
+
+    def _state_to_continue(self):
+        """Return the state of training that a pass over further rows starts from."""
+        state = getattr(self, "_training_state", None)
+        return training.State() if state is None else copy.deepcopy(state).for_other_rows()
+
+    def _architecture(self):
+        """What the model is shaped by."""
+        return {name: _checks.plain(getattr(self, name)) for name in self._shaping}
+
+    def _n_steps(self, fit):
+        """Steps of a fit, of which "auto" makes no more than a budget."""
+        if isinstance(self.max_iter, str):
+            return min(self._auto_steps, self._auto_passes * fit.n_batches)
+        return int(self.max_iter) * fit.n_batches
+
+    def _keep(self, model, state, fit, **attributes):
+        """Make the trained model the fitted one, in place of all that an earlier fit has left."""
+        model.eval()
+        if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
+            raise FloatingPointError("a weight is not finite")
+        with torch.no_grad():
+            found = self._finish(model, fit.some(_LARGEST_FINISH))
+        for name in [name for name in vars(self) if _is_of_a_fit(name)]:
+            delattr(self, name)
+        vars(self).update(attributes | found)
+        for name, value in model.likelihood.learned().items():
+            value = value.detach().cpu().numpy()
+            setattr(self, f"{name}_", value if value.ndim else float(value))
+        self._model, self.history_ = model, state.history
+        self._fit_dtype = fit.rows.X.dtype
+
+    def _over_rows(self, X, function, row_bytes=None):
+        """Apply a function of tensors to chunks of rows, and join the arrays that it returns.
+
+        Chunks are of as many rows as fit into memory, at `row_bytes` of working memory a row.
+        """
+        with own_settings(gradients=False):
+            parts = [function(x).cpu().numpy() for x in self._chunks(X, row_bytes)]
+        return checked_finite(np.concatenate(parts))
+
+    def _chunks(self, X, row_bytes=None):
+        row_bytes = 16 * self.n_features_in_ if row_bytes is None else row_bytes
+        return Chunks(X, self._model.like.device, max(1, _CHUNK_BYTES // row_bytes))
+
+    def _points(self, Z, n_columns, source="transform"):
+        """Return latent points that a user gives as an array of floats."""
+        check_is_fitted(self)
+        try:
+            Z = check_array(Z, dtype=[np.float64, np.float32], input_name="Z")
+        except (TypeError, ValueError) as error:
+            message = f"Z expects numbers of shape (n_samples, {n_columns}), but: {error}"
+            raise type(error)(message) from error
+        if Z.shape[1] != n_columns:
+            raise ValueError(
+                f"Z has {Z.shape[1]} columns, but inverse_transform expects {n_columns}. Give what "
+                f"{source} returns."
+            )
+        return Z
+
+    def sample(self, n_samples=1, random_state=None, *, noise=True):
+        """Draw from the model: z from the prior, then x from p(x | z).
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+        random_state : int, RandomState or None, default=None
+        noise : bool, default=True
+            Draw from p(x | z); False gives its mean, a sample without the noise of observation.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+        """
+        check_is_fitted(self)
+        _checks.check_integer("n_samples", n_samples)
+        _checks.check_flag("noise", noise)
+        generator = torch.Generator().manual_seed(random_seed(random_state))
+        shape = (int(n_samples), self._model.n_components)
+        u = torch.rand(shape, dtype=torch.float64, generator=generator).numpy()
+        drawn = self._over_rows(u, lambda u: self._model.sample(u, generator, noise=bool(noise)))
+        return drawn.astype(self._fit_dtype)
+
+    def score(self, X, y=None):
+        """Return the mean of `score_samples` over the rows of X, in nats.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : ignored
+
+        Returns
+        -------
+        float
+        """
+        return float(np.mean(self.score_samples(X), dtype=np.float64))
+
+
+def _is_of_a_fit(name):
+    """Whether an attribute is what a fit found out about a model."""
+    data = ("n_features_in_", "feature_names_in_")
+    return name.endswith("_") and not name.startswith("_") and name not in data
+
+
+def checked_finite(result):
+    """Return a result, or raise where rounding or overflow has left it without meaning."""
+    finite = np.isfinite(result).reshape(len(result), -1).all(1)
+    if not finite.all():
+        raise ValueError(
+            f"Row {int(finite.argmin())} is so far from the data of the fit that the result is not "
+            "finite. Check its units, or give float64."
+        )
+    return result

@@ -1,0 +1,137 @@
+"""A fit, from rows to a trained model: what is held out, how long, what an interrupt keeps."""
+
+from dataclasses import dataclass
+
+import torch
+
+from . import _parts
+from ._progress import Progress
+from ._rows import Rows, random_seed, resolve_device
+from .engine import networks, training
+from .engine.randomness import Stream
+
+_RECORDS = 60
+_LARGEST_VALIDATION = 2_000
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The data of a fit, and where its random numbers come from.
+
+    Attributes
+    ----------
+    rows : Rows
+    trained, held_out : Tensor of int64
+        Numbers of the rows that are trained on, and that choose the best weights.
+    batch_size : int
+    generator : torch.Generator
+        Of batches, shifts and noise.
+    randomness : _parts.Randomness
+        Of the parts.
+    """
+
+    rows: Rows
+    trained: torch.Tensor
+    held_out: torch.Tensor
+    batch_size: int
+    generator: torch.Generator
+    randomness: _parts.Randomness
+
+    @classmethod
+    def of(cls, estimator, X, validation_fraction):
+        """Hold rows out, and seed what draws, as an estimator's parameters say."""
+        device, seed = resolve_device(estimator.device), random_seed(estimator.random_state)
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(X), generator=generator)
+        n_held_out = min(round(validation_fraction * len(X)), _LARGEST_VALIDATION, len(X) - 1)
+        weights, stream = torch.Generator().manual_seed(seed), Stream(seed, device)
+        return cls(
+            rows=Rows(X, device),
+            trained=order[n_held_out:],
+            held_out=order[:n_held_out],
+            batch_size=int(estimator.batch_size),
+            generator=generator,
+            randomness=_parts.Randomness(weights, stream),
+        )
+
+    @property
+    def n_batches(self):
+        """Steps of a pass."""
+        return -(-len(self.trained) // self.batch_size)
+
+    def some(self, n_rows):
+        """Return so many rows, held-out ones first."""
+        return self.rows.batch(torch.cat([self.held_out, self.trained])[:n_rows]).x
+
+    def validation(self, objective, n_rows):
+        """Return the function of nats of held-out rows, some at a time; None without any."""
+        if not len(self.held_out):
+            return None
+        batches = [self.rows.batch(part) for part in self.held_out.split(n_rows)]
+        return lambda: torch.cat([objective(batch, None) for batch in batches])
+
+
+def annealed(estimator, fit, n_steps):
+    """Return how to train from start to end."""
+    patience = estimator.n_iter_no_change
+    return training.Settings(
+        n_steps=n_steps,
+        schedule=training.one_cycle(float(estimator.learning_rate), n_steps),
+        batch_size=fit.batch_size,
+        steps_per_record=max(1, round(n_steps / _RECORDS)),
+        patience=None if patience is None else int(patience),
+    )
+
+
+def one_pass(estimator, fit, state):
+    """Return how to train for one more pass."""
+    return training.Settings(
+        n_steps=state.step + fit.n_batches,
+        schedule=training.constant(float(estimator.learning_rate) / 4),
+        batch_size=fit.batch_size,
+        steps_per_record=max(1, round(fit.n_batches / _RECORDS)),
+    )
+
+
+def train(estimator, model, fit, settings, state, *, worth_keeping, before_step=()):
+    """Train a model in place; return None, or the interrupt that left something worth keeping.
+
+    Parameters
+    ----------
+    estimator : LatentEstimator
+        Whose objective is trained.
+    model : skqlvm.engine.models.Model
+    fit : Fit
+    settings : training.Settings
+    state : training.State
+        Updated in place.
+    worth_keeping : callable
+        Whether what was reached at an interrupt, by the state, should become the fitted model.
+    before_step : sequence of callable
+    """
+    rows, generator = fit.rows, fit.generator
+    model.to(rows.device).train()
+    networks.allow_bfloat16(model, estimator.matmul_precision == "medium")
+    objective = estimator._objective(model, rows.batch(fit.trained[: fit.batch_size]))
+    with Progress(settings.n_steps, estimator.verbose, type(estimator).__name__) as progress:
+        try:
+            training.train(
+                model,
+                lambda index: objective(rows.batch(fit.trained[index]), generator),
+                len(fit.trained),
+                settings,
+                generator,
+                validation=fit.validation(objective, estimator._validation_rows),
+                before_step=before_step,
+                after_record=[progress],
+                stream=fit.randomness.stream if _parts.draws_globally(model) else None,
+                state=state,
+            )
+        except KeyboardInterrupt as interrupt:
+            if not worth_keeping(state):
+                raise
+            kept = "weights so far" if state.best_weights is None else "best weights so far"
+            reached = f"step {state.step} of {settings.n_steps}"
+            interrupt.args = (f"Training was interrupted at {reached}; the {kept} are kept.",)
+            return interrupt
+    return None

@@ -1,0 +1,192 @@
+"""Parts of a model from what an estimator's parameters name: tables, and factories of one's own."""
+
+import copy
+from typing import NamedTuple
+
+import torch
+
+from . import _checks
+from .engine import likelihoods, networks, priors
+from .engine.randomness import Stream
+
+LIKELIHOODS = likelihoods.FAMILIES
+DECODERS = {"conv": networks.ConvDecoder, "mlp": networks.MLPDecoder}
+ENCODERS = {"conv": networks.ConvEncoder, "mlp": networks.MLPEncoder}
+PRIORS = {"normal": priors.StandardNormal(), "torus": priors.UniformTorus()}
+
+_HIGHEST_ORDER, _MOST_HARMONICS, _ROWS_PER_HARMONIC = 14, 210, 25
+
+
+class Randomness(NamedTuple):
+    """Where parts get random numbers from.
+
+    Attributes
+    ----------
+    generator : torch.Generator
+        Of what the package draws: first weights, batches, shifts, noise.
+    stream : Stream
+        Of what modules draw that know torch's global generators only.
+    """
+
+    generator: torch.Generator
+    stream: Stream
+
+
+def check_choice(name, value, table):
+    """Raise unless value is a name in a table, or a callable that is no module."""
+    if isinstance(value, torch.nn.Module):
+        raise TypeError(
+            f"{name} expects a factory that makes a new module for each fit, but got an instance "
+            f"of {type(value).__name__}."
+        )
+    if not callable(value):
+        _checks.check_option(name, value, table, also=" or a callable")
+
+
+def harmonic_order(order, n_components, n_rows):
+    """Return the order for so many rows: what few rows cannot determine, "auto" leaves out."""
+    if order != "auto":
+        return int(order)
+    n_harmonics = min(n_rows / _ROWS_PER_HARMONIC, _MOST_HARMONICS)
+    return networks.largest_order(n_components, n_harmonics, _HIGHEST_ORDER)
+
+
+def build_likelihood(estimator, n_features):
+    """Return the observation model that `estimator.likelihood` names or makes, not yet started."""
+    value = estimator.likelihood
+    if not callable(value):
+        family = LIKELIHOODS[value]
+        taken = {name: getattr(estimator, name) for name in family.parameters_taken}
+        return family(n_features, **taken)
+    likelihood = _called("likelihood", value, {"n_features": n_features})
+    if not isinstance(likelihood, likelihoods.Likelihood):
+        raise TypeError(
+            "likelihood expects a factory of skqlvm.engine.likelihoods.Likelihood, but it made "
+            f"{likelihood!r}."
+        )
+    if likelihood.n_features != n_features:
+        raise ValueError(
+            f"likelihood expects a factory f(n_features), but for {n_features} it made one of "
+            f"{likelihood.n_features} features."
+        )
+    return likelihood
+
+
+def check_data(name, likelihood, X):
+    """Raise unless data suit a likelihood, which `name` is the estimator's word for."""
+    for start in range(0, len(X), 4096):
+        try:
+            likelihood.check(X[start : start + 4096])
+        except ValueError as error:
+            remedy = "use likelihood='gaussian'"
+            if likelihood.support == (0.0, 1.0):
+                remedy = f"Rescale X, as MinMaxScaler(clip=True) does, or {remedy}"
+            else:
+                remedy = remedy.capitalize()
+            raise ValueError(f"likelihood={name!r} {error}. {remedy}.") from error
+
+
+def build_decoder(estimator, n_outputs, order, randomness):
+    """Return the decoder that `estimator.decoder` names or makes."""
+    sizes = {"n_components": int(estimator.n_components), "n_outputs": n_outputs}
+    return _built("decoder", DECODERS, sizes, estimator, randomness, {"order": order})
+
+
+def build_encoder(estimator, n_inputs, n_outputs, randomness):
+    """Return the encoder that `estimator.encoder` names or makes."""
+    sizes = {"n_inputs": n_inputs, "n_outputs": n_outputs}
+    return _built("encoder", ENCODERS, sizes, estimator, randomness, {})
+
+
+def draws_globally(model):
+    """Whether a part of a model draws from torch's global generators, as dropout does."""
+    return any(getattr(part, "draws_globally", False) for part in model.children())
+
+
+def _built(name, table, sizes, estimator, randomness, settings):
+    value = getattr(estimator, name)
+    if callable(value):
+        with randomness.stream.lent():
+            made = _called(name, value, sizes)
+        # a factory may hand out the same module each time: every fit trains one of its own
+        module = copy.deepcopy(made) if isinstance(made, torch.nn.Module) else made
+        _check_module(name, module, *sizes.values(), randomness.stream)
+        module.draws_globally = _draws_globally(module, *sizes.values(), randomness.stream)
+        return module
+    kind = table[value]
+    taken = {parameter: getattr(estimator, parameter) for parameter in kind.parameters_taken}
+    if "image_shape" in taken:
+        n_values = sizes["n_inputs" if name == "encoder" else "n_outputs"]
+        _checks.check_image_shape(taken["image_shape"], n_values, name)
+    taken = {parameter: _checks.plain(value) for parameter, value in taken.items()}
+    return kind(**sizes, **taken, **settings, generator=randomness.generator)
+
+
+def _called(name, factory, sizes):
+    """Call a user's factory; what it raises is chained."""
+    try:
+        return factory(*sizes.values())
+    except Exception as error:
+        raise ValueError(
+            f"{name} expects a factory f({', '.join(sizes)}), but {factory!r} raised "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _check_module(name, module, n_inputs, n_outputs, stream):
+    """Raise unless a factory made a module to train, that maps (m, n_inputs) to (m, n_outputs)."""
+    if not isinstance(module, torch.nn.Module) or not any(
+        p.requires_grad for p in module.parameters()
+    ):
+        raise TypeError(
+            f"{name} expects a factory of torch modules with parameters to train, but it made "
+            f"{module!r}."
+        )
+    for parameter, value in module.named_parameters():
+        if value.dtype not in (torch.float32, torch.float64) or value.is_meta:
+            kind = "a meta tensor" if value.is_meta else value.dtype
+            raise TypeError(
+                f"{name} expects modules of float32 or float64 parameters, but {parameter} is "
+                f"{kind}."
+            )
+    tried = copy.deepcopy(module).train()
+    for n_rows in (2, 3):
+        x = torch.zeros((n_rows, n_inputs)).to(next(tried.parameters()))
+        _check_outputs(name, _outputs(name, tried, x, stream), x, n_outputs)
+
+
+def _outputs(name, module, x, stream):
+    """Apply a user's module to zeros."""
+    try:
+        with stream.lent():
+            return module(x)
+    except Exception as error:
+        raise ValueError(
+            f"{name} expects modules that map tensors of shape (m, {x.shape[1]}) to tensors, but "
+            f"it failed: {error}"
+        ) from error
+
+
+def _check_outputs(name, outputs, x, n_outputs):
+    """Raise unless a module's outputs for zeros x can be trained on."""
+    if not isinstance(outputs, torch.Tensor):
+        raise TypeError(f"{name} expects modules that return a tensor, but got {type(outputs)}.")
+    mapping = f"{name} expects modules that map {tuple(x.shape)} to {(len(x), n_outputs)}"
+    if tuple(outputs.shape) != (len(x), n_outputs):
+        raise ValueError(
+            f"{mapping}, but the output is {tuple(outputs.shape)}. "
+            f"Make its last layer {n_outputs} wide."
+        )
+    if not outputs.is_floating_point():
+        raise TypeError(f"{mapping} of real numbers, but they are {outputs.dtype}.")
+    if not outputs.requires_grad:
+        raise ValueError(f"{mapping} with gradients, but they are detached from the parameters.")
+    if bool((x != 0).any()):
+        raise ValueError(f"{mapping} and leave them alone, but it changes them in place.")
+
+
+def _draws_globally(module, n_inputs, _n_outputs, stream):
+    """Whether a module that is trained takes numbers from torch's global generators."""
+    tried = copy.deepcopy(module).train()
+    with torch.no_grad():
+        return stream.is_drawn_by(tried, torch.zeros((2, n_inputs)).to(next(tried.parameters())))

@@ -1,0 +1,41 @@
+"""Likelihoods of categories."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .contract import ExponentialFamily
+
+
+class Bernoulli(ExponentialFamily):
+    """Independent coins: ``T(x) = x``, ``eta`` the logits, ``A = log(1 + exp(eta))``, ``h = 0``.
+
+    On grey levels between 0 and 1 this is a cross-entropy rather than a likelihood of the pixels:
+    such nats compare models of the same data, and not with figures for binary images.
+    """
+
+    support = (0.0, 1.0)
+    loc: Tensor
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__(n_features)
+        self.register_buffer("loc", torch.zeros(n_features, dtype=torch.float64))
+
+    def start(self, x: Tensor) -> None:
+        self.loc = torch.logit(x.double().mean(0).clamp(1e-3, 1 - 1e-3))
+
+    def natural(self, outputs: Tensor) -> Tensor:
+        return outputs + self.loc.to(outputs)
+
+    def log_normalizer(self, eta: Tensor) -> Tensor:
+        return F.softplus(eta)
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        return torch.sigmoid(self.natural(outputs))
+
+    def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        mean, where = self.mean(outputs), generator.device
+        uniform = torch.rand(mean.shape, dtype=mean.dtype, generator=generator, device=where)
+        return (uniform.to(mean.device) < mean).to(mean)

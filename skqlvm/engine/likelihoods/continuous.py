@@ -1,0 +1,132 @@
+"""Likelihoods of real numbers."""
+
+from __future__ import annotations
+
+from math import log, pi
+
+import torch
+from torch import Tensor, nn
+
+from ..precision import full_precision
+from .contract import ExponentialFamily, Terms
+
+_START = 0.5
+"""Learned noise at the start, as a fraction of the data's variance. At 1 the constant decoder is a
+saddle: noise that explains all of the variance leaves nothing to pull the decoder away from it."""
+
+_SPEED = 10.0
+"""An Adam-type optimiser moves each parameter by about its step size; the log of the noise has
+further to go than a weight."""
+
+_SMALLEST, _LARGEST = 1e-30, 1e30
+"""Scales whose products with float32 numbers neither vanish nor overflow."""
+
+_LEAST_NOISE = 1e-10
+"""Smallest fixed noise, as a fraction of the data's variance, under which float32 can train."""
+
+LOG_TWO_PI = log(2 * pi)
+
+
+class Gaussian(ExponentialFamily):
+    """Independent normal features of mean f(z), and a noise variance that does not depend on z.
+
+    In units of the data's centre c and scale s, with ``f = c + s o`` for decoder outputs o and
+    ``var = s^2 v``: ``T(x) = (x - c) / s``, ``eta = o / v``, ``A = eta^2 v / 2`` and
+    ``h = -(T(x)^2 / v + log v + log 2 pi) / 2 - log s``.
+
+    Parameters
+    ----------
+    n_features : int
+    noise_variance : {"spherical", "diagonal"} or float
+        Learned, one for all features or one each; or fixed, in the squared units of x.
+    floor : float
+        Smallest learned variance, as a fraction of the data's squared scale s^2.
+    """
+
+    parameters_taken = ("noise_variance",)
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, n_features: int, noise_variance: str | float = "spherical", floor: float = 1e-4
+    ) -> None:
+        super().__init__(n_features)
+        if isinstance(noise_variance, str) and noise_variance not in ("spherical", "diagonal"):
+            raise ValueError(
+                "noise_variance expects 'spherical', 'diagonal' or a number, but got "
+                f"{noise_variance!r}."
+            )
+        self.floor = floor
+        self.fixed = None if isinstance(noise_variance, str) else float(noise_variance)
+        self.register_buffer("loc", torch.zeros(n_features, dtype=torch.float64))
+        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
+        if self.fixed is None:
+            shape = (n_features,) if noise_variance == "diagonal" else ()
+            start = torch.full(shape, log(_START) / _SPEED, dtype=torch.float32)
+            self.slow_log_noise = nn.Parameter(start)
+
+    def start(self, x: Tensor) -> None:
+        """Set centre and scale from data.
+
+        Raises
+        ------
+        ValueError
+            If the data's scale, or a fixed noise beside it, is out of reach of float32.
+        """
+        x = x.double()
+        variance = x.var(0, correction=0).mean()
+        varies = bool((x != x[0]).any())
+        scale = variance.sqrt() if varies else torch.ones_like(variance)
+        if not _SMALLEST < float(scale) < _LARGEST:
+            size = "small" if scale < 1 else "large"
+            raise ValueError(
+                f"X is too {size}: its standard deviation is {float(scale):.3g}, and one between "
+                f"{_SMALLEST:g} and {_LARGEST:g} is expected. Rescale X."
+            )
+        if self.fixed is not None and varies and self.fixed < _LEAST_NOISE * variance:
+            raise ValueError(
+                f"noise_variance={self.fixed:g} is too small beside the variance of X, "
+                f"{float(variance):.3g}: at least {_LEAST_NOISE:g} of it is expected."
+            )
+        self.loc, self.scale = x.mean(0), scale
+
+    def noise_variance(self) -> Tensor:
+        """Return the noise variance in squared units of x, float64 of shape () or (n_features,)."""
+        return self._relative_noise() * self.scale**2
+
+    def learned(self) -> dict[str, Tensor]:
+        return {"noise_variance": self.noise_variance()}
+
+    def _relative_noise(self) -> Tensor:
+        """v, the noise variance in squared units of the scale."""
+        if self.fixed is not None:
+            return self.fixed / self.scale**2
+        return self.floor + (_SPEED * self.slow_log_noise.double()).exp()
+
+    def statistics(self, x: Tensor) -> Tensor:
+        return (x - self.loc.to(x)) / self.scale.to(x)
+
+    def natural(self, outputs: Tensor) -> Tensor:
+        return outputs / self._relative_noise().to(outputs)
+
+    def log_normalizer(self, eta: Tensor) -> Tensor:
+        return 0.5 * eta * eta * self._relative_noise().to(eta)
+
+    def log_base(self, x: Tensor) -> Tensor:
+        noise = self._relative_noise()
+        squares = self.statistics(x) ** 2 / noise.to(x)
+        constant = 0.5 * (noise.log() + LOG_TWO_PI) + self.scale.log()
+        return -0.5 * squares - constant.to(x)
+
+    def table(self, terms: Terms, outputs: Tensor) -> Tensor:
+        """Return the table by a product in full precision: its large terms, by 1 / v, cancel."""
+        with full_precision():
+            return super().table(terms, outputs)
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        return self.loc.to(outputs) + self.scale.to(outputs) * outputs
+
+    def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        mean, where = self.mean(outputs), generator.device
+        noise = torch.randn(mean.shape, dtype=mean.dtype, generator=generator, device=where)
+        return mean + self.noise_variance().sqrt().to(mean) * noise.to(mean.device)

@@ -1,0 +1,206 @@
+"""Models: the boxes of the picture put together, and what flows between them.
+
+x -> [proposal] -> z -> [decoder] -> outputs -> [likelihood] -> log_w -> [objective] -> nats
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .likelihoods import Likelihood, Terms
+from .priors import Prior
+from .proposals import Proposal, proposal
+
+
+class Batch(NamedTuple):
+    """Rows as they flow: data, and what belongs to them, all in one order.
+
+    Attributes
+    ----------
+    x : Tensor of shape (n_samples, n_features)
+    index : Tensor of shape (n_samples,), int64, or None
+        Which rows of the training data these are.
+    weight : Tensor of shape (n_samples,), or None
+        How often each row counts; None is once.
+    condition : Tensor of shape (n_samples, n_conditions), or None
+    """
+
+    x: Tensor
+    index: Tensor | None = None
+    weight: Tensor | None = None
+    condition: Tensor | None = None
+
+
+class Draws(NamedTuple):
+    """Latent points that a model drew for rows, and what they say about them.
+
+    Attributes
+    ----------
+    proposal : Proposal
+        The distributions that the points were drawn from.
+    z : Tensor of shape (n_samples, n_draws, n_components)
+    log_px_z : Tensor of shape (n_samples, n_draws)
+        log p(x_i | z_is) less `base`, in nats.
+    base : Tensor of shape (n_samples,)
+        What log p(x | z) owes to the row alone; to be added last.
+    """
+
+    proposal: Proposal
+    z: Tensor
+    log_px_z: Tensor
+    base: Tensor
+
+    def log_w(self, prior: Prior, *, through_draws_only: bool = False) -> Tensor:
+        """Return ``log p(x | z) + log p(z) - log q(z | x)`` less `base`, (n_samples, n_draws).
+
+        Through draws only, the proposal's parameters are constants but for where the draws are.
+        """
+        proposal = self.proposal.detached() if through_draws_only else self.proposal
+        return self.log_px_z + prior.log_prob(self.z) - proposal.log_prob(self.z)
+
+
+class Model(nn.Module):
+    """Latent points to distributions of rows: a prior, a decoder and a likelihood.
+
+    Parameters
+    ----------
+    n_components : int
+        Dimension k of the latent space.
+    prior : Prior
+    decoder : Module
+        From points (m, k) to outputs (m, n_outputs) of the likelihood.
+    likelihood : Likelihood
+    harmonic_order : int, optional
+        Highest order of harmonics that suit the data, of the decoder and of moments.
+
+    Attributes
+    ----------
+    n_decoded : int
+        Points that are decoded at a time, where the caller does not say otherwise.
+    """
+
+    n_decoded = 4096
+
+    def __init__(
+        self,
+        n_components: int,
+        prior: Prior,
+        decoder: nn.Module,
+        likelihood: Likelihood,
+        harmonic_order: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.n_components, self.prior = n_components, prior
+        self.decoder, self.likelihood = decoder, likelihood
+        self.harmonic_order = harmonic_order
+
+    @property
+    def like(self) -> Tensor:
+        """A parameter of the decoder, whose device and dtype points are brought to."""
+        return next(self.decoder.parameters())
+
+    def outputs(self, z: Tensor) -> Tensor:
+        """Decode points of any dtype, (..., k) -> (..., n_outputs), in parts that fit in memory."""
+        parts = z.to(self.like).flatten(0, -2).split(self.n_decoded)
+        outputs = [self.decoder(part) for part in parts]
+        joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return joined.unflatten(0, z.shape[:-1])
+
+    def table(self, terms: Terms, z: Tensor) -> Tensor:
+        """Return log p(x_i | z_j) less the base of row i, (n, m), for points z (m, k)."""
+        return self.likelihood.table(terms, self.outputs(z))
+
+    def mean(self, z: Tensor) -> Tensor:
+        """Return E[x | z] in the dtype of z, (m, k) -> (m, n_features)."""
+        return self.likelihood.mean(self.outputs(z).to(z.dtype))
+
+    def sample(self, u: Tensor, generator: torch.Generator, *, noise: bool = True) -> Tensor:
+        """Draw rows at the points that u (m, k) of the unit cube are for the prior.
+
+        Returns
+        -------
+        Tensor of shape (m, n_features)
+            From p(x | z), or without noise its mean, in the dtype of u.
+        """
+        z = self.prior.quantile(u)
+        if not noise:
+            return self.mean(z)
+        return self.likelihood.sample(self.outputs(z).to(z.dtype), generator)
+
+
+class EncoderModel(Model):
+    """A `Model` with an encoder, which proposes latent points for each row.
+
+    Parameters
+    ----------
+    n_components, prior, decoder, likelihood
+        As for `Model`.
+    encoder : Module
+        From the likelihood's inputs (n, d) to the numbers that shape a proposal.
+    covariance_type : {"diagonal", "low_rank", "full"}
+        Of the proposals; see `proposals.FAMILIES`.
+    wrapped : bool
+        Whether they are wound around the torus.
+    """
+
+    def __init__(
+        self,
+        n_components: int,
+        prior: Prior,
+        decoder: nn.Module,
+        likelihood: Likelihood,
+        encoder: nn.Module,
+        *,
+        covariance_type: str,
+        wrapped: bool,
+        harmonic_order: int | None = None,
+    ) -> None:
+        super().__init__(n_components, prior, decoder, likelihood, harmonic_order)
+        self.encoder = encoder
+        self.covariance_type, self.wrapped = covariance_type, wrapped
+
+    def propose(self, x: Tensor) -> Proposal:
+        """Return q(z | x) for rows x (n, d).
+
+        While training, in the precision of the encoder; else in that of x, so that a row's
+        coordinates are the same alone and among others.
+        """
+        inputs = self.likelihood.inputs(x)
+        if self.training:
+            outputs = self.encoder(inputs.to(next(self.encoder.parameters())))
+        else:
+            weights = {
+                name: value.to(x) if value.is_floating_point() else value
+                for name, value in self.encoder.state_dict().items()
+            }
+            outputs = torch.func.functional_call(self.encoder, weights, inputs)
+        return proposal(self.covariance_type, outputs, self.n_components, wrapped=self.wrapped)
+
+    def draw(
+        self, x: Tensor, n_draws: int, generator: torch.Generator, *, shared: bool = False
+    ) -> Draws:
+        """Propose points for rows x (n, d) and decode them.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_samples, n_features)
+        n_draws : int
+            Points a row; 0 is the one point that is the proposal's location.
+        generator : Generator
+            On the processor, so that every device sees the same noise.
+        shared : bool
+            Whether all rows have the same noise, so that each is scored for itself.
+        """
+        q, terms = self.propose(x), self.likelihood.terms(x)
+        if n_draws == 0:
+            z = q.loc[:, None]
+        else:
+            shape = (n_draws, q.n_noise) if shared else (len(x), n_draws, q.n_noise)
+            noise = torch.randn(shape, generator=generator, dtype=torch.float32)
+            z = q.at(noise.to(q.loc))
+        parts = z.split(self.n_decoded, 1)
+        pairs = [self.likelihood.paired(terms, self.outputs(part).to(z)) for part in parts]
+        return Draws(q, z, torch.cat(pairs, 1), terms.base)

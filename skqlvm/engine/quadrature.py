@@ -1,0 +1,141 @@
+"""log p(x) by quadrature over a lattice of latent points, and how well it is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from math import log
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import atlas, lattices, objectives
+from .models import Model
+
+N_SHIFTS = 8
+"""Random shifts of a lattice that a standard error is estimated from."""
+
+_FEWEST_POINTS, _MOST_POINTS = 2**10, 2**18
+_TOLERANCE = 0.01
+_OFFSET = torch.tensor([0.38196601125, 0.61803398875, 0.23606797750], dtype=torch.float64)
+"""Shift of nested lattices: no point of them lies on the border of the cube, where a normal's
+quantiles are infinite."""
+
+
+class Settled(NamedTuple):
+    """A lattice that was doubled until scores settled.
+
+    Attributes
+    ----------
+    n_points : int
+    change : float
+        Mean absolute change of log p(x) over the rows at the last doubling, in nats.
+    tolerance : float
+        Change that was aimed at.
+    """
+
+    n_points: int
+    change: float
+    tolerance: float = _TOLERANCE
+
+
+def nested_points(n_components: int, n_points: int) -> Tensor:
+    """Return points of the open cube whose first half are those of half the number, float64."""
+    points = lattices.nested(n_components, n_points)
+    return lattices.shifted(points, _OFFSET[:n_components])
+
+
+def charts(
+    model: Model, u: Tensor, *, factored: bool = False, n_at_once: int | None = None
+) -> Iterator[atlas.Atlas]:
+    """Decode points u (m, k) of the cube, all or some at a time.
+
+    Raises
+    ------
+    FloatingPointError
+        If the decoder's output is not finite.
+    """
+    for part in u.split(n_at_once or len(u)):
+        z, log_weight = model.prior.nodes(part.to(model.like.device))
+        outputs = model.outputs(z)
+        if not bool(outputs.isfinite().all()):
+            raise FloatingPointError("the decoder's output is not finite")
+        yield atlas.chart(model.likelihood, outputs, z, log_weight, factored=factored)
+
+
+def log_marginal(model: Model, maps: Iterable[atlas.Atlas], rows: Iterable[Tensor]) -> Tensor:
+    """Return ``log p(x) = log 1/m sum_j w_j p(x | z_j)`` over the points of all maps together.
+
+    Parameters
+    ----------
+    model : Model
+    maps : iterable of Atlas
+        Parts of a lattice; may be decoded as they are asked for.
+    rows : iterable of Tensor of shape (n_some, n_features)
+        Chunks of rows; gone through once for every map.
+
+    Returns
+    -------
+    Tensor of shape (n_samples,)
+        In nats, on the processor, in the dtype of the rows.
+    """
+    sums, n_points = [], 0
+    for chart in maps:
+        sums.append(torch.cat([_log_sum(model, chart, x).cpu() for x in rows]))
+        n_points += len(chart.points)
+    return torch.logsumexp(torch.stack(sums, 1), 1) - log(n_points)
+
+
+def _log_sum(model: Model, chart: atlas.Atlas, x: Tensor) -> Tensor:
+    relative = chart.relative(model.likelihood, x)
+    return torch.logsumexp(relative, 1) + chart.offset(model.likelihood, x)
+
+
+def standard_error(
+    model: Model, u: Tensor, rows: Iterable[Tensor], *, n_at_once: int | None = None
+) -> Tensor:
+    """Return the standard deviation of log p(x) over `N_SHIFTS` random shifts of points u (m, k).
+
+    The shifts are the same at every call. Each is decoded anew; its chart is factored where the
+    rows are so many that this pays.
+
+    Returns
+    -------
+    Tensor of shape (n_samples,)
+        In nats, on the processor.
+    """
+    generator = torch.Generator().manual_seed(0)
+    pays = sum(map(len, rows)) > 2 * model.likelihood.n_outputs
+    nats = []
+    for _ in range(N_SHIFTS):
+        moved = lattices.shifted(u, lattices.random_shift(u.shape[1], generator))
+        maps = charts(model, moved, factored=pays, n_at_once=n_at_once)
+        nats.append(log_marginal(model, maps, rows))
+    return torch.stack(nats).std(0, correction=1)
+
+
+def settle(
+    model: Model,
+    x: Tensor,
+    *,
+    tolerance: float = _TOLERANCE,
+    fewest: int = _FEWEST_POINTS,
+    most: int = _MOST_POINTS,
+) -> Settled:
+    """Double a nested lattice until log p(x) of rows x (n, d) has settled, or it is at its largest.
+
+    Each doubling decodes the new half alone.
+    """
+    n_points, change = fewest, float("inf")
+    nats = _over(model, x, nested_points(model.n_components, fewest))
+    while change > tolerance and n_points < most:
+        new_half = nested_points(model.n_components, 2 * n_points)[n_points:]
+        both = torch.stack([nats, _over(model, x, new_half)], 1)
+        doubled = objectives.log_mean_exp(both)
+        change, nats = float((doubled - nats).abs().mean()), doubled
+        n_points *= 2
+    return Settled(n_points, change, tolerance)
+
+
+def _over(model: Model, x: Tensor, u: Tensor) -> Tensor:
+    return log_marginal(model, charts(model, u, n_at_once=model.n_decoded), [x])
