@@ -135,7 +135,7 @@ def plain(value):
 
 def warn(message, category=UserWarning):
     """Warn at the line outside this package that led here."""
-    level, frame = 1, sys._getframe(1)
+    level, frame = 2, sys._getframe(1)
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] == __package__:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level)

@@ -1,6 +1,7 @@
 """What the estimators with an encoder share: their parts, and what can be asked of them."""
 
 import torch
+from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from . import _checks, _parts
@@ -25,7 +26,7 @@ _ATLAS_BYTES = 2**27
 """Size up to which the decoded lattice is kept; a larger one is decoded at every call."""
 
 
-class EncoderQueries:
+class EncoderQueries(TransformerMixin):
     """Mixin of the estimators whose q(z | x) comes from an encoder.
 
     A subclass defines ``_has_posterior``: whether its training gives q a spread.
@@ -195,10 +196,9 @@ class EncoderQueries:
         X = self._queried(X)
         _checks.check_option("method", method, METHODS)
         _checks.check_integer("n_importance_samples", n_importance_samples)
-        if method == "auto":
-            method = "quadrature" if self._n_features_out <= 3 else "importance"
         if method == "quadrature":
             self._check_few_components("method='quadrature'", "'importance'")
+        if method == "quadrature" or (method == "auto" and self._n_features_out <= 3):
             return self._by_quadrature(X, return_std)
         self._check_has_posterior(f"method={method!r}")
         reduce = objectives.elbo_of if method == "elbo" else objectives.estimate_of
@@ -327,4 +327,6 @@ class EncoderQueries:
         n_unwound = n_draws * self._n_features_out
         if self._model.wrapped:
             n_unwound *= len(proposals.WINDINGS) ** self._n_features_out
-        return self._over_rows(X, of_rows, 16 * max(n_decoded, n_unwound))
+        result = self._over_rows(X, of_rows, 16 * max(n_decoded, n_unwound), finite=False)
+        checked_finite(result[:, 0])
+        return result

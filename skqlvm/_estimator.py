@@ -306,22 +306,22 @@ class LatentEstimator(
         self._model, self.history_ = model, state.history
         self._fit_dtype = fit.rows.X.dtype
 
-    def _over_rows(self, X, function, row_bytes=None):
+    def _over_rows(self, X, function, row_bytes=None, *, finite=True):
         """Apply a function of tensors to chunks of rows, and join the arrays that it returns.
 
         Chunks are of as many rows as fit into memory, at `row_bytes` of working memory a row.
         """
         with own_settings(gradients=False):
             parts = [function(x).cpu().numpy() for x in self._chunks(X, row_bytes)]
-        return checked_finite(np.concatenate(parts))
+        result = np.concatenate(parts)
+        return checked_finite(result) if finite else result
 
     def _chunks(self, X, row_bytes=None):
         row_bytes = 16 * self.n_features_in_ if row_bytes is None else row_bytes
         return Chunks(X, self._model.like.device, max(1, _CHUNK_BYTES // row_bytes))
 
-    def _points(self, Z, n_columns, source="transform"):
+    def _points(self, Z, n_columns, what="inverse_transform"):
         """Return latent points that a user gives as an array of floats."""
-        check_is_fitted(self)
         try:
             Z = check_array(Z, dtype=[np.float64, np.float32], input_name="Z")
         except (TypeError, ValueError) as error:
@@ -329,8 +329,8 @@ class LatentEstimator(
             raise type(error)(message) from error
         if Z.shape[1] != n_columns:
             raise ValueError(
-                f"Z has {Z.shape[1]} columns, but inverse_transform expects {n_columns}. Give what "
-                f"{source} returns."
+                f"Z has {Z.shape[1]} columns, but {what} expects {n_columns}. Give what transform "
+                "returns."
             )
         return Z
 

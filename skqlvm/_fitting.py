@@ -1,5 +1,6 @@
 """A fit, from rows to a trained model: what is held out, how long, what an interrupt keeps."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -112,7 +113,9 @@ def train(estimator, model, fit, settings, state, *, worth_keeping, before_step=
     rows, generator = fit.rows, fit.generator
     model.to(rows.device).train()
     networks.allow_bfloat16(model, estimator.matmul_precision == "medium")
-    objective = estimator._objective(model, rows.batch(fit.trained[: fit.batch_size]))
+    stream = fit.randomness.stream if _parts.draws_globally(model) else None
+    with nullcontext() if stream is None else stream.lent():
+        objective = estimator._objective(model, rows.batch(fit.trained[: fit.batch_size]))
     with Progress(settings.n_steps, estimator.verbose, type(estimator).__name__) as progress:
         try:
             training.train(
@@ -124,7 +127,7 @@ def train(estimator, model, fit, settings, state, *, worth_keeping, before_step=
                 validation=fit.validation(objective, estimator._validation_rows),
                 before_step=before_step,
                 after_record=[progress],
-                stream=fit.randomness.stream if _parts.draws_globally(model) else None,
+                stream=stream,
                 state=state,
             )
         except KeyboardInterrupt as interrupt:

@@ -224,7 +224,7 @@ class QLVMEmbedding(LatentEstimator):
         ndarray of shape (n_samples, n_features)
         """
         check_is_fitted(self)
-        Z = self._points(Z, self._n_features_out, f"transform with output={self.output!r}")
+        Z = self._points(Z, self._n_features_out, f"inverse_transform of output={self.output!r}")
         z = _readouts.turns(Z, self.output, self._model.n_components)
         return self._over_rows(z, self._model.mean)
 

@@ -285,9 +285,11 @@ def test_pandas_in_and_out(X):
     Z = model.transform(frame)
     assert list(Z.columns) == ["qlvmembedding0", "qlvmembedding1"]
     assert list(model.feature_names_in_) == list("abcde")
-    assert list(model.set_params(output="cartesian").get_feature_names_out()) == [
-        f"qlvmembedding{i}" for i in range(4)
-    ]
+    names = model.set_params(output="cartesian").get_feature_names_out()
+    assert list(names) == ["cos(z0)", "cos(z1)", "sin(z0)", "sin(z1)"]
+    moments = list(model.set_params(output="moments", harmonic_order=2).get_feature_names_out())
+    angles = ["z0", "z1", "2z0", "z0+z1", "z0-z1", "2z1"]
+    assert moments == [f"{wave}({angle})" for wave in ("cos", "sin") for angle in angles]
 
 
 def test_outputs_are_functions_of_the_posterior(model, X):
@@ -340,7 +342,7 @@ def test_standard_error_tells_how_far_another_shift_would_be(X):
 
 def test_results_do_not_depend_on_chunks(model, X, monkeypatch):
     whole = model.transform(X), model.score_samples(X), model.reconstruct(X)
-    monkeypatch.setattr("skqlvm._base._CHUNK_BYTES", 20_000)
+    monkeypatch.setattr("skqlvm._estimator._CHUNK_BYTES", 20_000)
     for chunked, expected in zip(
         (model.transform(X), model.score_samples(X), model.reconstruct(X)), whole, strict=True
     ):
@@ -359,7 +361,7 @@ def test_training_in_chunks_of_the_lattice_gives_the_same_model(X, monkeypatch):
     whole = small(matmul_precision="highest").fit(X)
     monkeypatch.setattr("skqlvm._qlvm._TRAINING_BYTES", 5_000)
     chunked = small(matmul_precision="highest").fit(X)
-    assert chunked._chunk_size < 89 <= whole._chunk_size
+    assert chunked._model.n_decoded < 89 <= whole._model.n_decoded
     np.testing.assert_allclose(chunked.score_samples(X), whole.score_samples(X), atol=1e-3)
 
 
@@ -463,11 +465,43 @@ class Interrupting(nn.Module):
         return self.inner(z) * (self.value if self.uses >= 8 and self.value is not None else 1.0)
 
 
-def test_interrupt_keeps_the_best_model_so_far_and_warns(X):
-    with pytest.warns(UserWarning, match="interrupted at step"):
-        model = small(max_iter=50, decoder=Interrupting).fit(X)
-    assert model.n_iter_ < 50
+def test_interrupt_keeps_the_best_model_so_far_and_is_raised_again(X):
+    model = small(max_iter=50, decoder=Interrupting)
+    message = r"interrupted at step 3 of 50; the best weights so far are kept"
+    with pytest.raises(KeyboardInterrupt, match=message):
+        model.fit(X)
+    assert model.n_iter_ == 3
     assert model.transform(X).shape == (101, 2)
+    assert np.isfinite(model.score_samples(X)).all()
+
+
+def test_interrupt_before_a_validation_says_that_weights_are_not_the_best(X):
+    model = small(max_iter=600, decoder=Interrupting)
+    with pytest.raises(KeyboardInterrupt, match="at step 5 of 600; the weights so far are kept"):
+        model.fit(X)
+    assert model.transform(X).shape == (101, 2)
+
+
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_interrupted_refit_leaves_the_earlier_model(warm_start, X, monkeypatch):
+    """A fit anew at any step, and one that goes on before it has validated."""
+    model = small(decoder=InterruptedLater, warm_start=warm_start, max_iter=300).fit(X)
+    before = model.score(X)
+    at = model.decoder_.uses + 7 if warm_start else 100
+    monkeypatch.setattr(InterruptedLater, "interrupt_at", at)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X)
+    assert model.score(X) == before
+    assert model.n_iter_ == 300
+
+
+def test_interrupted_warm_start_keeps_what_it_validated(X, monkeypatch):
+    model = small(decoder=InterruptedLater, warm_start=True).fit(X)
+    before = model.score(X)
+    monkeypatch.setattr(InterruptedLater, "interrupt_at", model.decoder_.uses + 50)
+    with pytest.raises(KeyboardInterrupt, match="best weights so far are kept"):
+        model.set_params(max_iter=60).fit(X)
+    assert model.score(X) != before
 
 
 def test_diverging_fit_says_so_and_leaves_the_earlier_model(X):
@@ -581,7 +615,7 @@ class InterruptedLater(nn.Module):
 def test_partial_fit_goes_on_with_other_rows_after_an_interrupt(X, monkeypatch):
     model = small(decoder=InterruptedLater, batch_size=8).partial_fit(X[:40])
     monkeypatch.setattr(InterruptedLater, "interrupt_at", model.decoder_.uses + 5)
-    with pytest.warns(UserWarning, match="interrupted"):
+    with pytest.raises(KeyboardInterrupt, match="interrupted"):
         model.partial_fit(X[:40])
     assert model.partial_fit(X[:10]).n_iter_ == 3
 
@@ -595,9 +629,7 @@ def test_interrupt_before_the_first_step_leaves_nothing(X, monkeypatch):
 
 
 def test_divergence_in_the_last_step_is_noticed(X):
-    with pytest.raises(
-        FloatingPointError, match="Training diverged: the decoder's output is not finite"
-    ):
+    with pytest.raises(FloatingPointError, match="Training diverged: a weight is not finite"):
         small(learning_rate=1e38, max_iter=1, validation_fraction=0).fit(X)
 
 

@@ -22,8 +22,7 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from torch import nn
 
 from skqlvm import IWAEEmbedding, QLVMEmbedding, VAEEmbedding
-from skqlvm.engine import lattices, likelihoods, networks, objectives, proposals
-from skqlvm.engine.precision import matmul_precision
+from skqlvm.engine import lattices, likelihoods, models, networks, objectives, proposals, quadrature
 
 SMALL = {"hidden_layer_sizes": (13,), "harmonic_order": 2, "max_iter": 3, "random_state": 0}
 CLASSES = [VAEEmbedding, IWAEEmbedding]
@@ -33,6 +32,12 @@ both_classes = pytest.mark.parametrize("kind", CLASSES)
 def small(kind=VAEEmbedding, **parameters):
     draws = {"n_importance_samples": 3} if kind is IWAEEmbedding else {}
     return kind(**{**SMALL, **draws, **parameters})
+
+
+def score_over(model, n_points):
+    """Let a fitted model score over so many points, which it decodes at every call."""
+    points = quadrature.nested_points(model.n_components, n_points)
+    model._cube, model._atlas, model.n_points_eval_ = points, None, n_points
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +233,7 @@ def test_quadrature_of_the_linear_gaussian_is_its_closed_form(kind, k, atol):
     assert np.abs(nats - known.nats(X)).mean() < 0.01
     assert std.mean() < 0.02
     assert model.score(X) == pytest.approx(known.nats(X).mean(), abs=0.01)
-    model.n_points_eval_ = 2**16
+    score_over(model, 2**16)
     nats = model.score_samples(X, "quadrature")
     np.testing.assert_allclose(nats, known.nats(X), rtol=0, atol=atol)
     np.testing.assert_array_equal(nats, model.score_samples(X))
@@ -507,7 +512,7 @@ def test_shapes_and_dtypes_hold(kind, k, latent, dtype, X):
     X = X.astype(dtype)
     model = small(kind, n_components=k, latent=latent, max_iter=1).fit(X)
     Z, nats = model.transform(X), model.score_samples(X)
-    mean, covariance = model.posterior(X)
+    mean, covariance = model.proposal(X)
     assert (Z.shape, nats.shape, mean.shape, covariance.shape) == (
         (101, k),
         (101,),
@@ -550,7 +555,7 @@ def test_posterior_is_what_the_encoder_says(covariance_type, X):
         model.likelihood_.statistics(torch.tensor(X)).numpy(), dtype=torch.float32
     )
     q = proposals.proposal(covariance_type, model.encoder_(statistics).detach(), 3, wrapped=False)
-    mean, covariance = model.posterior(X)
+    mean, covariance = model.proposal(X)
     np.testing.assert_allclose(mean, q.loc, atol=1e-4)
     np.testing.assert_allclose(covariance, q.covariance(), rtol=1e-3, atol=1e-4)
 
@@ -695,10 +700,12 @@ def encoder_gradients(known, gradient, n_draws, repeats):
     for every way to take them."""
     X = known.sample(23)
     model = known.fitted(IWAEEmbedding, X, n_importance_samples=n_draws, gradient=gradient)
-    module, x = nn.ModuleDict({**model._module, "encoder": Learning(known)}), torch.tensor(X)
-    loss, generator = model._objective(module, x), torch.Generator().manual_seed(0)
-    parameters = list(module["encoder"].parameters())
-    rows = [torch.autograd.grad(loss(x, generator), parameters) for _ in range(repeats)]
+    parts, batch = copy.deepcopy(model._model), models.Batch(torch.tensor(X))
+    parts.encoder = Learning(known)
+    parts.train()
+    nats, generator = model._objective(parts, batch), torch.Generator().manual_seed(0)
+    parameters = list(parts.encoder.parameters())
+    rows = [torch.autograd.grad(-nats(batch, generator).mean(), parameters) for _ in range(repeats)]
     return torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])
 
 
@@ -725,7 +732,7 @@ def test_large_beta_shuts_units_off_and_a_small_one_does_not(X):
     )
     assert not strong.active_units(X).any()
     assert weak.active_units(X).all()
-    assert np.trace(weak.posterior(X)[1].mean(0)) < np.trace(strong.posterior(X)[1].mean(0))
+    assert np.trace(weak.proposal(X)[1].mean(0)) < np.trace(strong.proposal(X)[1].mean(0))
 
 
 @pytest.mark.parametrize(
@@ -743,7 +750,7 @@ def test_weight_of_the_discrepancy_brings_codes_to_the_prior(objective, latent, 
             learning_rate=0.01,
         ).fit(X)
         codes = torch.tensor(model.transform(X))
-        prior = model._prior_of_fit
+        prior = model._model.prior
         drawn = prior.quantile(
             torch.rand(1009, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         )
@@ -774,8 +781,9 @@ def test_model_without_a_posterior_says_so(objective, X):
     for method in ("elbo", "importance"):
         with pytest.raises(ValueError, match=f"method='{method}' {message}"):
             model.score_samples(X, method)
-    with pytest.raises(ValueError, match=f"posterior {message}"):
-        model.posterior(X)
+    with pytest.raises(ValueError, match=f"proposal {message}"):
+        model.proposal(X)
+    np.testing.assert_allclose(model.posterior(X).sum(1), 1, atol=1e-9)
     assert np.isfinite(model.score_samples(X)).all()
     assert model.reconstruct(X).shape == X.shape
     with pytest.raises(ValueError, match=f"method='auto' {message}"):
@@ -796,6 +804,8 @@ def test_more_than_three_components_are_scored_by_importance(kind, X):
         r"'importance'",
     ):
         model.score_samples(X, "quadrature")
+    with pytest.raises(ValueError, match=r"posterior expects up to 3 components, .* Use proposal"):
+        model.posterior(X)
 
 
 def test_lattice_size_of_an_earlier_fit_is_forgotten(X):
@@ -811,7 +821,8 @@ def test_queries_follow_the_fit_and_not_parameters_that_were_set_since(X):
         model.transform(X),
         model.score_samples(X),
         model.score_samples(X, "importance", 11),
-        model.posterior(X)[1],
+        model.proposal(X)[1],
+        model.posterior(X),
         model.sample(3, 0),
     )
     model.set_params(
@@ -821,7 +832,8 @@ def test_queries_follow_the_fit_and_not_parameters_that_were_set_since(X):
         model.transform(X),
         model.score_samples(X),
         model.score_samples(X, "importance", 11),
-        model.posterior(X)[1],
+        model.proposal(X)[1],
+        model.posterior(X),
         model.sample(3, 0),
     )
     for one, other in zip(before, after, strict=True):
@@ -829,14 +841,14 @@ def test_queries_follow_the_fit_and_not_parameters_that_were_set_since(X):
 
 
 def test_standard_error_of_quadrature_tells_how_far_another_shift_would_be(X, monkeypatch):
-    monkeypatch.setattr("skqlvm._amortized._FEWEST_POINTS", 2**5)
-    monkeypatch.setattr("skqlvm._amortized._MOST_POINTS", 2**5)
+    rough_settle = partial(quadrature.settle, fewest=2**5, most=2**5)
+    monkeypatch.setattr(quadrature, "settle", rough_settle)
     with pytest.warns(UserWarning, match="still changed by"):
         rough = small(max_iter=60).fit(X)
     assert rough.n_points_eval_ == 2**5
     nats, std = rough.score_samples(X, return_std=True)
     fine = copy.copy(rough)
-    fine.n_points_eval_ = 2**14
+    score_over(fine, 2**14)
     exact, smaller = fine.score_samples(X, return_std=True)
     assert smaller.mean() < std.mean() / 3
     assert 0.02 < np.sqrt(np.mean((nats - exact) ** 2)) / np.sqrt(np.mean(std**2)) < 5
@@ -851,7 +863,7 @@ def test_lattice_is_doubled_until_scores_settle_and_a_warning_says_if_they_do_no
         for noise in (1.0, 0.03)
     ]
     assert sizes[0] < sizes[1]
-    monkeypatch.setattr("skqlvm._amortized._MOST_POINTS", 2**11)
+    monkeypatch.setattr(quadrature, "settle", partial(quadrature.settle, most=2**11))
     with pytest.warns(
         UserWarning,
         match=r"still changed by .* doubled to 2048 points. Use score_samples\(X, "
@@ -877,9 +889,9 @@ def test_results_do_not_depend_on_chunks(X, monkeypatch):
 
         whole = queries()
         with monkeypatch.context() as patch:
-            patch.setattr("skqlvm._base._CHUNK_BYTES", 20_000)
-            patch.setattr("skqlvm._amortized._DRAWS_CHUNK", 7)
-            patch.setattr("skqlvm._amortized._LATTICE_CHUNK", 2**6)
+            patch.setattr("skqlvm._estimator._CHUNK_BYTES", 20_000)
+            patch.setattr(model._model, "n_decoded", 67)
+            patch.setattr(model, "_atlas", None)
             for chunked, expected in zip(queries(), whole, strict=True):
                 np.testing.assert_allclose(chunked, expected, rtol=0, atol=1e-4)
 
@@ -890,7 +902,7 @@ def test_rows_are_scored_for_themselves(kind, k, X):
     model = small(kind, n_components=k).fit(X)
     for query in (
         model.transform,
-        lambda X: model.posterior(X)[1],
+        lambda X: model.proposal(X)[1],
         *([model.score_samples] if k == 2 else []),
     ):
         np.testing.assert_allclose(
@@ -918,9 +930,13 @@ def test_queries_are_precise_whatever_precision_the_process_prefers(kind, dtype,
         return [model.transform(X), model.reconstruct(X), model.sample(7, random_state=0), *scores]
 
     expected = queries()
-    with matmul_precision("medium"):
+    torch.set_float32_matmul_precision("medium")
+    try:
         for found, wanted in zip(queries(), expected, strict=True):
             np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-4)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 # what users do with them
@@ -984,7 +1000,7 @@ def test_pandas_in_and_out(kind, X):
     assert list(model.transform(frame).columns) == [f"{kind.__name__.lower()}{i}" for i in range(3)]
     assert list(model.feature_names_in_) == list("abcde")
     assert model.reconstruct(frame).shape == (101, 5)
-    mean, _ = model.posterior(frame)
+    mean, _ = model.proposal(frame)
     np.testing.assert_array_equal(np.asarray(mean), np.asarray(model.transform(frame)))
     assert isinstance(mean, np.ndarray)
     assert model.active_units(frame).shape == (3,)
