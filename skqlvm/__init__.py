@@ -7,8 +7,8 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "IWAEEmbedding": "._vae",
-    "LatentSampler": "._latent_sampler",
-    "PMFSampler": "._pmf",
+    "LatentSampler": ".sampling.latent_sampler",
+    "PMFSampler": ".sampling.pmf",
     "QLVMEmbedding": "._qlvm",
     "VAEEmbedding": "._vae",
 }

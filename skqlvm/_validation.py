@@ -8,9 +8,9 @@ from numbers import Real
 import numpy as np
 import torch
 
-from . import _parameters
-from ._parameters import check_integer
-from ._parameters import check_number as check_number
+from . import _checks
+from ._checks import check_integer
+from ._checks import check_number as check_number
 from .engine.likelihoods import Likelihood
 
 _ROUNDING = 1e-6
@@ -29,7 +29,7 @@ def check_option(name, value, options, *, or_callable=False):
             f"of {type(value).__name__}."
         )
     if not (or_callable and callable(value)):
-        _parameters.check_option(name, value, options, also=" or a callable" if or_callable else "")
+        _checks.check_option(name, value, options, also=" or a callable" if or_callable else "")
 
 
 def check_hidden_layer_sizes(value):

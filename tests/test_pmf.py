@@ -19,7 +19,8 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 
-from skqlvm import PMFSampler, _histograms
+from skqlvm import PMFSampler
+from skqlvm.sampling import histograms
 
 HAND = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 4.0], [4.0, 4.0]])
 
@@ -447,17 +448,15 @@ def test_held_out_gain_leaves_one_out_as_a_loop_does():
         np.array([5, 5, 2, 2, 2, 7, 2, 2, 2, 0]),
     )
     n_cells = 11
-    fractions = 1 / (1 + np.exp(-_histograms._LOGITS.ravel()))
+    fractions = 1 / (1 + np.exp(-histograms._LOGITS.ravel()))
     expected = np.zeros(len(fractions))
     for i in range(10):
         others = (labels == labels[i]) & (np.arange(10) != i)
         share = (cells[others] == cells[i]).mean()
         expected += np.log((1 - fractions) * share * n_cells + fractions)
     counts = [np.unique(cells[labels == c], return_counts=True)[1].astype(float) for c in (0, 1)]
-    np.testing.assert_allclose(
-        _histograms.held_out_gains(counts, log(n_cells)), expected, rtol=1e-9
-    )
-    assert np.isfinite(_histograms.held_out_gains([np.ones(7), np.ones(1)], 1e4)).all()
+    np.testing.assert_allclose(histograms.held_out_gains(counts, log(n_cells)), expected, rtol=1e-9)
+    assert np.isfinite(histograms.held_out_gains([np.ones(7), np.ones(1)], 1e4)).all()
 
 
 def test_auto_is_finite_and_fine_where_every_code_is_alone():

@@ -7,9 +7,9 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
 
-from . import _parameters
-from ._pmf import PMFSampler
-from ._transactions import all_or_nothing
+from .. import _checks
+from .._transactions import all_or_nothing
+from .pmf import PMFSampler
 
 
 class LatentSampler(BaseEstimator):
@@ -109,7 +109,7 @@ class LatentSampler(BaseEstimator):
         ndarray of shape (n_samples, n_components)
         """
         check_is_fitted(self)
-        _parameters.check_integer("n_samples", n_samples)
+        _checks.check_integer("n_samples", n_samples)
         sampler, options = self.sampler_, {}
         takes = signature(sampler.sample).parameters
         if label is not None:

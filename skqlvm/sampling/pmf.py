@@ -5,9 +5,10 @@ from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, column_or_1d, validate_data
 
-from . import _histograms, _parameters
-from ._grids import Grid, box, check_range, per_dimension
-from ._transactions import all_or_nothing
+from .. import _checks
+from .._transactions import all_or_nothing
+from . import histograms
+from .grids import Grid, box, check_range, per_dimension
 
 WITHIN_BIN = ("center", "uniform")
 
@@ -187,7 +188,7 @@ class PMFSampler(DensityMixin, BaseEstimator):
         Z = self._validated(Z, reset=False)
         bins, segments = self._grid.quantize(Z), self._segments(label)
         mass = sum(
-            _histograms.look_up(bins, self.bins_[rows], self._counts[rows]) for rows in segments
+            histograms.look_up(bins, self.bins_[rows], self._counts[rows]) for rows in segments
         )
         total = sum(self._counts[rows].sum() for rows in segments)
         with np.errstate(divide="ignore"):
@@ -257,8 +258,8 @@ class PMFSampler(DensityMixin, BaseEstimator):
         """
         check_is_fitted(self)
         self._check_fixed_parameters()
-        _parameters.check_integer("n_samples", n_samples)
-        _parameters.check_integer("batch_size", batch_size)
+        _checks.check_integer("n_samples", n_samples)
+        _checks.check_integer("batch_size", batch_size)
         segments = self._segments(label)
         rows = slice(segments[0].start, segments[-1].stop)
         seed = check_random_state(
@@ -332,7 +333,7 @@ class PMFSampler(DensityMixin, BaseEstimator):
                 "Multiply it by the number of codes, or give n_bins."
             )
         return grid_of(
-            _histograms.choose_n_bins(grid_of, Z, np.unique(y, return_inverse=True)[1], weights)
+            histograms.choose_n_bins(grid_of, Z, np.unique(y, return_inverse=True)[1], weights)
         )
 
     def _count(self, bins, y, weights, *, anew):
@@ -350,7 +351,7 @@ class PMFSampler(DensityMixin, BaseEstimator):
                     np.concatenate([self.bins_[rows], cells]),
                     np.concatenate([self._counts[rows], counts]),
                 )
-            tables.append(_histograms.tabulate(cells, counts))
+            tables.append(histograms.tabulate(cells, counts))
         sizes = [len(counts) for _, counts in tables]
         self._classes, self._ends = classes, np.cumsum(sizes)
         self.bins_, self._counts = (np.concatenate(parts) for parts in zip(*tables, strict=True))
@@ -383,9 +384,9 @@ class PMFSampler(DensityMixin, BaseEstimator):
     def _check_parameters(self):
         self._check_fixed_parameters()
         if isinstance(self.n_bins, str) or np.ndim(self.n_bins) == 0:
-            _parameters.check_integer("n_bins", self.n_bins, alternative="auto")
+            _checks.check_integer("n_bins", self.n_bins, alternative="auto")
         for value in () if isinstance(self.n_bins, str) else np.ravel(self.n_bins).tolist():
-            _parameters.check_integer("each entry of n_bins", value)
+            _checks.check_integer("each entry of n_bins", value)
             if value > _MOST_BINS:
                 raise ValueError(
                     f"n_bins expects integers of at most {_MOST_BINS}, but got {value}."
@@ -394,8 +395,8 @@ class PMFSampler(DensityMixin, BaseEstimator):
 
     def _check_fixed_parameters(self):
         """Raise unless what queries read is in order; it may be set after the fit."""
-        _parameters.check_option("within_bin", self.within_bin, WITHIN_BIN)
-        _parameters.check_number("smoothing", self.smoothing, below=1.0)
+        _checks.check_option("within_bin", self.within_bin, WITHIN_BIN)
+        _checks.check_number("smoothing", self.smoothing, below=1.0)
 
 
 def _checked_weights(sample_weight, n_samples):
