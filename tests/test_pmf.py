@@ -20,7 +20,6 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 
 from skqlvm import PMFSampler
-from skqlvm.sampling import histograms
 
 HAND = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 4.0], [4.0, 4.0]])
 
@@ -438,25 +437,6 @@ def test_auto_takes_one_bin_for_uniform_codes_and_fine_ones_for_repeated_values(
         assert (PMFSampler().fit(generator.random((3000, d))).n_bins_ == 1).all()
     assert PMFSampler().fit(generator.choice([0.0, 0.1234, 1.0], size=(3000, 1))).n_bins_[0] > 500
     assert PMFSampler().fit([[0.0], [0.1234], [1.0]] * 11).n_bins_[0] == 32
-
-
-def test_held_out_gain_leaves_one_out_as_a_loop_does():
-    """Each code is scored by the others of its class, mixed with the uniform distribution in some
-    fraction."""
-    labels, cells = (
-        np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 1]),
-        np.array([5, 5, 2, 2, 2, 7, 2, 2, 2, 0]),
-    )
-    n_cells = 11
-    fractions = 1 / (1 + np.exp(-histograms._LOGITS.ravel()))
-    expected = np.zeros(len(fractions))
-    for i in range(10):
-        others = (labels == labels[i]) & (np.arange(10) != i)
-        share = (cells[others] == cells[i]).mean()
-        expected += np.log((1 - fractions) * share * n_cells + fractions)
-    counts = [np.unique(cells[labels == c], return_counts=True)[1].astype(float) for c in (0, 1)]
-    np.testing.assert_allclose(histograms.held_out_gains(counts, log(n_cells)), expected, rtol=1e-9)
-    assert np.isfinite(histograms.held_out_gains([np.ones(7), np.ones(1)], 1e4)).all()
 
 
 def test_auto_is_finite_and_fine_where_every_code_is_alone():
