@@ -155,6 +155,22 @@ def test_samples_stay_in_a_given_range_at_the_seams(dtype, periodic, bin_range):
         assert np.isfinite(sampler.score_samples(placed)).all()
 
 
+@pytest.mark.parametrize("dtype", np.typecodes["AllInteger"])
+@pytest.mark.parametrize("as_array", [False, True], ids=["scalar", "array"])
+def test_number_of_bins_may_be_of_any_integer_type(Z, dtype, as_array):
+    """At its largest value, where one more would overflow."""
+    n_bins = min(np.iinfo(dtype).max, 70_000)
+    typed = np.full(3, n_bins, dtype) if as_array else np.dtype(dtype).type(n_bins)
+    sampler, plain = PMFSampler(typed).fit(Z), PMFSampler(n_bins).fit(Z)
+    assert sampler.n_bins_.dtype == np.int64
+    assert [len(edges) for edges in sampler.bin_edges_] == [n_bins + 1] * 3
+    np.testing.assert_array_equal(sampler.bins_, plain.bins_)
+    np.testing.assert_array_equal(sampler.score_samples(Z), plain.score_samples(Z))
+    np.testing.assert_array_equal(
+        sampler.sample(7, random_state=0), plain.sample(7, random_state=0)
+    )
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.25])
 @pytest.mark.parametrize("periodic", [False, (True, False)])
 def test_density_integrates_to_one(Z, smoothing, periodic):

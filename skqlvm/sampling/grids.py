@@ -29,6 +29,7 @@ class Grid:
     def over(cls, low, high, n_bins, periodic):
         """Return the grid over a box with a number of bins for each dimension, or for all."""
         low, high = low.astype(np.float64), high.astype(np.float64)
+        n_bins = np.asarray(n_bins, np.int64)
         return cls(low, high, np.where(_bins_per_unit(low, high, n_bins) == 0, 1, n_bins), periodic)
 
     @property
