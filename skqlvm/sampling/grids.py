@@ -59,9 +59,13 @@ class Grid:
         return float(np.log((self.high - self.low)[~self.flat]).sum())
 
     def edges(self):
-        """Return the edges of the bins, an array of n_bins + 1 values a dimension."""
+        """Return the edges of the bins, an array of n_bins + 1 values a dimension.
+
+        Bin b holds the codes z of the box with edges[b] <= z < edges[b + 1], and the last one on a
+        line its upper end too: an inner edge is the smallest float64 that `quantize` counts in the
+        bin above it."""
         return [
-            np.linspace(low, high, n_bins + 1)
+            np.concatenate([[low], _first_codes(low, high, n_bins), [high]])
             for low, high, n_bins in zip(self.low, self.high, self.n_bins, strict=True)
         ]
 
@@ -113,6 +117,21 @@ def _bins_per_unit(low, high, n_bins):
     with np.errstate(divide="ignore", over="ignore"):
         scale = n_bins / (high - low)
     return np.where(np.isfinite(scale), scale, 0.0)
+
+
+def _first_codes(low, high, n_bins):
+    """The smallest float64 of each bin but the first, in one dimension: ``(z - low) * scale >= b``,
+    rounded as in `Grid.quantize`."""
+    bins, scale = np.arange(1, n_bins), _bins_per_unit(low, high, n_bins)
+    # rounding moves an edge by less than 16 steps of the last digit: halve what lies between
+    margin = 16 * np.spacing(max(abs(low), abs(high)))
+    below, first = (np.clip(low + bins / scale + side, low, high) for side in (-margin, margin))
+    while True:
+        middle = below + (first - below) / 2
+        if ((middle <= below) | (middle >= first)).all():
+            return first
+        reached = (middle - low) * scale >= bins
+        below, first = np.where(reached, below, middle), np.where(reached, middle, first)
 
 
 def _rounded_inwards(low, high, periodic, dtype):

@@ -65,7 +65,8 @@ class PMFSampler(DensityMixin, BaseEstimator):
     bin_labels_ : ndarray of shape (n_bins_occupied_,)
         Their classes, only if `conditional`.
     bin_edges_ : list of ndarray
-        Of each dimension, n_bins + 1 values in units of the codes.
+        Of each dimension, n_bins + 1 values in units of the codes. Bin b holds the codes of the box
+        from edge b, up to but without edge b + 1; the last bin of a line has its upper end too.
     n_bins_ : ndarray of shape (n_features,)
         Bins a dimension: 1 where all codes were equal.
     n_bins_occupied_ : int
