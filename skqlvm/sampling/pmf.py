@@ -308,6 +308,8 @@ class PMFSampler(DensityMixin, BaseEstimator):
         weights = histograms.checked_weights(sample_weight, len(Z))
         y = labels.checked(y) if self.conditional else np.zeros(len(Z), np.int8)
         check_consistent_length(Z, y)
+        if self.conditional and not anew:
+            labels.check_kind(y, self.classes_)
         if not weights.all():
             Z, y, weights = Z[weights > 0], y[weights > 0], weights[weights > 0]
         if anew:
