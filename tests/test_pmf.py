@@ -347,11 +347,17 @@ def test_integer_weights_equal_repeated_rows(seed, n_bins, bin_range):
 
 def test_weights_are_masses_whatever_their_unit(Z):
     weights = np.random.default_rng(0).random(len(Z))
-    for unit in (1e-300, 1.0, 1e250):
+    for unit in (1e-300, 1.0, 1e297):
         sampler = PMFSampler(3).fit(Z, sample_weight=weights * unit)
+        assert sampler.weights_.sum() == pytest.approx(1, rel=1e-12)
         bins = sampler.quantize(Z)
         for cell, mass in occupied(sampler).items():
             assert mass == pytest.approx(weights[(bins == cell).all(axis=1)].sum() / weights.sum())
+
+
+def test_auto_takes_the_largest_weights_there_may_be():
+    Z = np.random.default_rng(0).normal(size=(101, 31))
+    assert np.isfinite(PMFSampler().fit(Z, sample_weight=np.full(101, 9e297)).score(Z))
 
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=4, unique=True), st.booleans())
@@ -773,6 +779,15 @@ def test_bad_parameters_are_refused_and_leave_nothing_behind(Z, parameters, erro
         (
             {"sample_weight": [0.0, 0.0]},
             "sample_weight expects at least one positive weight, but all weights are zero",
+        ),
+        (
+            {"sample_weight": [1e308, 1e308]},
+            r"sample_weight expects a sum in \[1e-300, 1e\+300\], but got inf. Divide the weights "
+            r"by their maximum, 1e\+308\.",
+        ),
+        (
+            {"sample_weight": [5e-324, 0.0]},
+            r"sample_weight expects a sum in \[1e-300, 1e\+300\], but got 4.94066e-324",
         ),
         ({"sample_weight": [1.0, np.nan]}, "Input sample_weight contains NaN"),
         (

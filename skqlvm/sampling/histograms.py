@@ -15,6 +15,9 @@ best."""
 _EVIDENCE = 1.0
 """Nats by which all codes together must favour more bins: less is noise."""
 
+_LARGEST_WEIGHT = 1e300
+"""Sum of weights, or reciprocal of one, whose products stay within the range of a float."""
+
 _LOGITS = np.linspace(-14.0, 14.0, 29)[:, np.newaxis]
 """Of the fractions of the uniform distribution that a held-out code may be given."""
 
@@ -38,6 +41,13 @@ def checked_weights(sample_weight, n_samples):
     if not weights.any():
         raise ValueError(
             "sample_weight expects at least one positive weight, but all weights are zero."
+        )
+    with np.errstate(over="ignore"):
+        total = weights.sum()
+    if not 1 / _LARGEST_WEIGHT <= total <= _LARGEST_WEIGHT:
+        raise ValueError(
+            f"sample_weight expects a sum in [{1 / _LARGEST_WEIGHT:g}, {_LARGEST_WEIGHT:g}], but "
+            f"got {total:g}. Divide the weights by their maximum, {weights.max():g}."
         )
     return weights
 
