@@ -80,6 +80,15 @@ def test_samplers_own_seed_is_used_where_none_is_given_and_kept(X):
     )
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: type(sampler).__name__)
+@pytest.mark.parametrize("integer", [np.uint8, np.int64])
+def test_number_of_samples_may_be_of_any_integer_type(X, sampler, integer):
+    model = LatentSampler(PCA(2), sampler).fit(X)
+    np.testing.assert_array_equal(
+        model.sample(integer(7), random_state=0), model.sample(7, random_state=0)
+    )
+
+
 def test_default_sampler_is_on_a_line_for_pca(X):
     model = LatentSampler(PCA(2)).fit(X)
     assert isinstance(model.sampler_, PMFSampler)

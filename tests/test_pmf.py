@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 from collections import Counter
+from fractions import Fraction
 from itertools import pairwise
 from math import log
 from time import process_time
@@ -169,6 +170,28 @@ def test_number_of_bins_may_be_of_any_integer_type(Z, dtype, as_array):
     np.testing.assert_array_equal(
         sampler.sample(7, random_state=0), plain.sample(7, random_state=0)
     )
+
+
+@pytest.mark.parametrize(
+    "smoothing", [np.float16(0.25), np.float32(0.25), Fraction(1, 4)], ids=type
+)
+@pytest.mark.parametrize("integer", [np.int8, np.uint8, np.int32, np.int64])
+def test_numbers_may_be_of_any_type(Z, smoothing, integer):
+    ends = np.array([0.125, 0.875])
+    typed = PMFSampler(
+        integer(5),
+        bin_range=("quantile", *ends.astype(np.float32)),
+        smoothing=smoothing,
+        random_state=integer(3),
+    ).fit(Z)
+    plain = PMFSampler(
+        5, bin_range=("quantile", *ends.tolist()), smoothing=0.25, random_state=3
+    ).fit(Z)
+    np.testing.assert_array_equal(typed.score_samples(Z), plain.score_samples(Z))
+    np.testing.assert_array_equal(typed.sample(integer(101)), plain.sample(101))
+    for n_samples, batch_size in [(integer(101), 50), (101, integer(50)), (integer(101),) * 2]:
+        batches = list(typed.sample_batches(n_samples, batch_size))
+        np.testing.assert_array_equal(np.concatenate(batches), plain.sample(101))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.25])

@@ -153,7 +153,7 @@ def weighted_quantiles(Z, weights, probabilities):
     for column, z in enumerate(Z.T):
         order = np.argsort(z)
         cumulative = np.cumsum(weights[order])
-        ranks = np.searchsorted(cumulative, np.asarray(probabilities) * cumulative[-1])
+        ranks = np.searchsorted(cumulative, np.asarray(probabilities, np.float64) * cumulative[-1])
         result[:, column] = z[order[np.minimum(ranks, len(z) - 1)]]
     return result
 

@@ -2,6 +2,7 @@
 
 import copy
 from inspect import signature
+from operator import index
 
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils import get_tags
@@ -125,7 +126,7 @@ class LatentSampler(BaseEstimator):
             else:
                 # a mixture draws with the seed among its parameters: lend a copy ours
                 sampler = copy.copy(sampler).set_params(random_state=random_state)
-        drawn = sampler.sample(n_samples, **options)
+        drawn = sampler.sample(index(n_samples), **options)
         return drawn[0] if isinstance(drawn, tuple) else drawn
 
     @property

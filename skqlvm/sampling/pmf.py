@@ -1,5 +1,7 @@
 """PMFSampler: a histogram over occupied bins as a density of latent codes, and a sampler."""
 
+from operator import index
+
 import numpy as np
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils import check_consistent_length, check_random_state
@@ -188,9 +190,10 @@ class PMFSampler(DensityMixin, BaseEstimator):
         self._check_fixed_parameters()
         Z = self._validated(Z, reset=False)
         mass = self._histogram.masses(self._grid.quantize(Z), self._class_number(label))
+        smoothing = float(self.smoothing)
         with np.errstate(divide="ignore"):
-            in_bin = np.log1p(-self.smoothing) + np.log(mass) + self._grid.log_n_cells
-            nats = np.logaddexp(in_bin, np.log(self.smoothing)) - self._grid.log_volume
+            in_bin = np.log1p(-smoothing) + np.log(mass) + self._grid.log_n_cells
+            nats = np.logaddexp(in_bin, np.log(smoothing)) - self._grid.log_volume
         return np.where(self._grid.contains(Z), nats, -np.inf).astype(Z.dtype)
 
     def score(self, Z, y=None):
@@ -229,6 +232,7 @@ class PMFSampler(DensityMixin, BaseEstimator):
         check_is_fitted(self)
         n_rows = max(1, _BATCH_COORDINATES // self.n_features_in_)
         batches = self.sample_batches(n_samples, n_rows, random_state, label=label)
+        n_samples = index(n_samples)
         Z = np.empty((n_samples, self.n_features_in_), self._dtype)
         for start, batch in zip(range(0, n_samples, n_rows), batches, strict=True):
             Z[start : start + n_rows] = batch
@@ -257,6 +261,7 @@ class PMFSampler(DensityMixin, BaseEstimator):
         self._check_fixed_parameters()
         _checks.check_integer("n_samples", n_samples)
         _checks.check_integer("batch_size", batch_size)
+        n_samples, batch_size = index(n_samples), index(batch_size)
         bins, counts = self._histogram.cells(self._class_number(label))
         seed = check_random_state(
             self.random_state if random_state is None else random_state
@@ -283,13 +288,14 @@ class PMFSampler(DensityMixin, BaseEstimator):
         cumulative counts."""
         # one number says whether the code comes from the uniform part, and else which cell it comes
         # from
-        choice = (cells.random(n_samples) - self.smoothing) / (1 - self.smoothing)
+        smoothing = float(self.smoothing)
+        choice = (cells.random(n_samples) - smoothing) / (1 - smoothing)
         rows = np.searchsorted(cumulative, choice * cumulative[-1], side="right")
         bins = table[np.minimum(rows, len(table) - 1)].astype(np.int64)
         within = 0.5
-        if self.within_bin == "uniform" or self.smoothing:
+        if self.within_bin == "uniform" or smoothing:
             within = places.random(bins.shape)
-        if self.smoothing:
+        if smoothing:
             anywhere = within[choice < 0] * self._grid.n_bins
             bins[choice < 0] = anywhere
             within[choice < 0] = anywhere - np.floor(anywhere)
