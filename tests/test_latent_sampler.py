@@ -1,5 +1,6 @@
 """LatentSampler with embedders and samplers of scikit-learn, and with the QLVM."""
 
+import copy
 import pickle
 
 import numpy as np
@@ -225,6 +226,58 @@ def test_mistakes_are_named(X):
         r"PMFSampler\(conditional=True\)\.",
     ):
         model.sample(label=1)
+
+
+class Untouchable(Degrees):
+    """An embedder that fails the test if it is ever fitted."""
+
+    def fit(self, X, y=None):
+        pytest.fail("the embedder was fitted")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "y", "error", "message"),
+    [
+        ({"n_bins": 0}, None, ValueError, "n_bins expects an integer of at least 1 or 'auto'"),
+        ({"n_bins": (5, 0)}, None, ValueError, "each entry of n_bins expects an integer"),
+        ({"bin_range": (1, 0)}, None, ValueError, "bin_range expects finite numbers with low <"),
+        ({"periodic": "yes"}, None, TypeError, "periodic expects booleans, but got 'yes'"),
+        ({"within_bin": "edge"}, None, ValueError, "within_bin expects one of"),
+        ({"smoothing": 1}, None, ValueError, "smoothing expects a number in"),
+        ({"conditional": True}, None, ValueError, "conditional=True expects y, the class of each"),
+        ({"conditional": True}, np.arange(102), ValueError, "inconsistent numbers of samples"),
+        ({"conditional": True}, np.array([None] * 103), ValueError, "but got None in row 0"),
+    ],
+)
+def test_what_a_histogram_needs_is_checked_before_the_embedder_is_fitted(
+    X, parameters, y, error, message
+):
+    with pytest.raises(error, match=message):
+        LatentSampler(Untouchable(), PMFSampler(**parameters)).fit(X, y)
+
+
+def test_error_of_another_sampler_says_how_to_keep_the_embedder(X):
+    with pytest.raises(ValueError, match="'bandwidth' parameter") as caught:
+        LatentSampler(PCA(2), KernelDensity(bandwidth=-1.0)).fit(X)
+    assert "give FrozenEstimator(embedder)" in caught.value.__notes__[0]
+
+
+class Built(Degrees):
+    """An embedder with a class among its parameters."""
+
+    def __init__(self, factory):
+        self.factory = factory
+
+
+@pytest.mark.parametrize(
+    "copied", [lambda model: pickle.loads(pickle.dumps(model)), copy.deepcopy, clone]
+)
+def test_classes_as_parameters_of_the_embedder_are_kept(X, copied):
+    model = LatentSampler(Built(VarianceThreshold), PMFSampler(5))
+    assert copied(model).embedder.factory is VarianceThreshold
+    model.fit(X)
+    assert copied(model).embedder.factory is VarianceThreshold
+    assert model.embedder_.factory is VarianceThreshold
 
 
 def test_failed_fit_leaves_the_last_one(X):

@@ -196,12 +196,16 @@ def check_range(bin_range):
         )
 
 
+def check_periodic(periodic):
+    """Raise unless all values are booleans."""
+    if np.asarray(periodic).dtype != bool:
+        raise TypeError(f"periodic expects booleans, but got {periodic!r}.")
+
+
 def box(bin_range, periodic, Z, weights):
     """Return the ends of the box that holds codes Z (n, d), and which of its dimensions are
     circles: three arrays (d,)."""
     n_features = Z.shape[1]
-    if np.asarray(periodic).dtype != bool:
-        raise TypeError(f"periodic expects booleans, but got {periodic!r}.")
     periodic = per_dimension("periodic", periodic, n_features)
     if isinstance(bin_range, str):
         low, high = Z.min(axis=0), Z.max(axis=0)

@@ -55,6 +55,10 @@ class LatentSampler(BaseEstimator):
     def fit(self, X, y=None):
         """Fit the embedder to X, and the sampler to the codes of X.
 
+        What a `PMFSampler` needs is checked before the embedder is fitted. Other samplers find
+        their own mistakes only when they get the codes: try them on an embedder that is already
+        fitted, inside a `sklearn.frozen.FrozenEstimator`.
+
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
@@ -68,12 +72,14 @@ class LatentSampler(BaseEstimator):
         _check_methods("embedder", self.embedder, ("fit", "transform", "inverse_transform"))
         if self.sampler is not None:
             _check_methods("sampler", self.sampler, ("fit", "sample"))
+        if isinstance(self.sampler, PMFSampler):
+            self.sampler._check_before_fit(X, y)
         with all_or_nothing(self):
             self.embedder_ = clone(self.embedder).fit(X, y)
             sampler = (
                 _default_sampler(self.embedder_) if self.sampler is None else clone(self.sampler)
             )
-            self.sampler_ = sampler.fit(self.embedder_.transform(X), y)
+            self.sampler_ = _fitted(sampler, self.embedder_.transform(X), y)
         return self
 
     def sample(self, n_samples=1, random_state=None, *, label=None):
@@ -152,6 +158,18 @@ def _default_sampler(embedder):
         embedder = embedder.steps[-1][1]
     period = getattr(embedder, "latent_period_", None)
     return PMFSampler() if period is None else PMFSampler(bin_range=(0.0, period), periodic=True)
+
+
+def _fitted(sampler, codes, y):
+    """Fit a sampler; if that fails, say how the embedder need not be fitted again."""
+    try:
+        return sampler.fit(codes, y)
+    except Exception as error:
+        error.add_note(
+            "The sampler of a LatentSampler failed after its embedder had been fitted. To try "
+            "samplers without fitting that again, fit it alone and give FrozenEstimator(embedder)."
+        )
+        raise
 
 
 def _check_methods(name, estimator, methods):

@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from .. import _checks
 from .._transactions import all_or_nothing
 from . import histograms, labels
-from .grids import Grid, box, check_range, per_dimension
+from .grids import Grid, box, check_periodic, check_range, per_dimension
 
 WITHIN_BIN = ("center", "uniform")
 
@@ -365,6 +365,12 @@ class PMFSampler(DensityMixin, BaseEstimator):
     def _validated(self, Z, *, reset):
         return validate_data(self, Z, reset=reset, dtype=[np.float64, np.float32])
 
+    def _check_before_fit(self, X, y):
+        """Raise if a fit to codes of the rows of X must fail, whatever their codes are."""
+        self._check_parameters()
+        if self.conditional:
+            check_consistent_length(X, labels.checked(y))
+
     def _check_parameters(self):
         self._check_fixed_parameters()
         if isinstance(self.n_bins, str) or np.ndim(self.n_bins) == 0:
@@ -376,6 +382,7 @@ class PMFSampler(DensityMixin, BaseEstimator):
                     f"n_bins expects integers of at most {_MOST_BINS}, but got {value}."
                 )
         check_range(self.bin_range)
+        check_periodic(self.periodic)
 
     def _check_fixed_parameters(self):
         """Raise unless what queries read is in order; it may be set after the fit."""
