@@ -112,6 +112,24 @@ def test_default_sampler_is_around_circles_for_codes_in_turns(X, wrap, frozen):
     assert np.isfinite(drawn).all()
 
 
+def test_likelihood_under_a_density_of_codes_sums_to_one():
+    """As doc/sampling.rst has it, over all rows of five bits."""
+    bits = np.array([[row >> bit & 1 for bit in range(5)] for row in range(32)], dtype=float)
+    X = bits[np.random.default_rng(0).integers(0, 32, 103) % 11]
+    model = LatentSampler(
+        QLVMEmbedding(**SMALL, likelihood="bernoulli"), PMFSampler(5, periodic=True)
+    ).fit(X)
+    qlvm, density = model.embedder_, model.sampler_
+    q = np.exp(density.score_samples(qlvm.lattice_))
+    q /= q.mean()
+    nats = qlvm.score_samples(bits) + np.log(qlvm.posterior(bits) @ q)
+    assert np.exp(nats).sum() == pytest.approx(1, rel=1e-6)
+    assert not np.allclose(nats, qlvm.score_samples(bits), atol=1e-3)
+    outputs = qlvm.inverse_transform(qlvm.lattice_)
+    p_x_z = np.prod(np.where(bits[:, np.newaxis] == 1, outputs, 1 - outputs), axis=2)
+    np.testing.assert_allclose(np.exp(nats), (p_x_z * q).mean(axis=1), rtol=1e-5)
+
+
 def test_latent_period_is_that_of_turns_only():
     assert QLVMEmbedding().latent_period_ == 1
     assert QLVMEmbedding(output="cartesian").latent_period_ is None

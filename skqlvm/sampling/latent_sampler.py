@@ -37,6 +37,14 @@ class LatentSampler(BaseEstimator):
     feature_names_in_ : ndarray of str
         Only if X had string column names.
 
+    Notes
+    -----
+    There is no `score_samples`: a density of codes becomes one of data only by an observation model
+    p(x | z), which an embedding such as PCA has not. Its samples lie on a surface, on which a
+    density of data is infinite and off which it is zero. Codes are scored by
+    ``sampler_.score_samples(embedder_.transform(X))``; doc/sampling.rst has the likelihood of data
+    for a `QLVMEmbedding`.
+
     Examples
     --------
     >>> from sklearn.datasets import load_digits
