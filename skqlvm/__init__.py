@@ -1,14 +1,20 @@
-"""Extremely low-dimensional deep generative embeddings with a scikit-learn interface and a torch
-engine."""
+"""Extremely low-dimensional deep generative embeddings, by scikit-learn's interface and torch."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._qlvm import QLVMEmbedding
+    from ._vae import IWAEEmbedding, VAEEmbedding
+    from .sampling.latent_sampler import LatentSampler
+    from .sampling.pmf import PMFSampler
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
     "IWAEEmbedding": "._vae",
-    "LatentSampler": "._latent_sampler",
-    "PMFSampler": "._pmf",
+    "LatentSampler": ".sampling.latent_sampler",
+    "PMFSampler": ".sampling.pmf",
     "QLVMEmbedding": "._qlvm",
     "VAEEmbedding": "._vae",
 }

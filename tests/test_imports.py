@@ -16,6 +16,8 @@ import skqlvm
 ROOT = Path(skqlvm.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 ENGINE = sorted(ROOT.glob("engine/**/*.py"))
+SAMPLING = sorted(ROOT.glob("sampling/*.py"))
+TORCH_FREE = [*SAMPLING, ROOT / "_checks.py", ROOT / "_transactions.py"]
 BELOW = {
     "__init__": set(),
     "torus": set(),
@@ -102,6 +104,27 @@ def test_engine_modules_import_what_stands_below_them(path):
 def test_places_in_the_engine_have_no_cycle():
     graph = TopologicalSorter(BELOW)
     assert set(graph.static_order()) == set(BELOW)
+
+
+@pytest.mark.parametrize("path", TORCH_FREE, ids=identify)
+def test_samplers_of_codes_import_no_torch(path):
+    """Neither themselves nor by what they import of the package."""
+    assert not {name for name in imports(path) if name.split(".")[0] == "torch"}
+    free = {"skqlvm", *(name_of(file) for file in TORCH_FREE)}
+    assert modules_imported(path) <= free
+
+
+@pytest.mark.parametrize("name", ["PMFSampler", "LatentSampler"])
+def test_importing_a_sampler_loads_no_torch(name):
+    code = f"import sys; from skqlvm import {name}; assert 'torch' not in sys.modules"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("path", FILES, ids=identify)

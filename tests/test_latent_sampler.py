@@ -1,5 +1,6 @@
 """LatentSampler with embedders and samplers of scikit-learn, and with the QLVM."""
 
+import copy
 import pickle
 
 import numpy as np
@@ -80,6 +81,15 @@ def test_samplers_own_seed_is_used_where_none_is_given_and_kept(X):
     )
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: type(sampler).__name__)
+@pytest.mark.parametrize("integer", [np.uint8, np.int64])
+def test_number_of_samples_may_be_of_any_integer_type(X, sampler, integer):
+    model = LatentSampler(PCA(2), sampler).fit(X)
+    np.testing.assert_array_equal(
+        model.sample(integer(7), random_state=0), model.sample(7, random_state=0)
+    )
+
+
 def test_default_sampler_is_on_a_line_for_pca(X):
     model = LatentSampler(PCA(2)).fit(X)
     assert isinstance(model.sampler_, PMFSampler)
@@ -100,6 +110,24 @@ def test_default_sampler_is_around_circles_for_codes_in_turns(X, wrap, frozen):
     drawn = model.sample(31, random_state=0)
     assert drawn.shape == (31, 5)
     assert np.isfinite(drawn).all()
+
+
+def test_likelihood_under_a_density_of_codes_sums_to_one():
+    """As doc/sampling.rst has it, over all rows of five bits."""
+    bits = np.array([[row >> bit & 1 for bit in range(5)] for row in range(32)], dtype=float)
+    X = bits[np.random.default_rng(0).integers(0, 32, 103) % 11]
+    model = LatentSampler(
+        QLVMEmbedding(**SMALL, likelihood="bernoulli"), PMFSampler(5, periodic=True)
+    ).fit(X)
+    qlvm, density = model.embedder_, model.sampler_
+    q = np.exp(density.score_samples(qlvm.lattice_))
+    q /= q.mean()
+    nats = qlvm.score_samples(bits) + np.log(qlvm.posterior(bits) @ q)
+    assert np.exp(nats).sum() == pytest.approx(1, rel=1e-6)
+    assert not np.allclose(nats, qlvm.score_samples(bits), atol=1e-3)
+    outputs = qlvm.inverse_transform(qlvm.lattice_)
+    p_x_z = np.prod(np.where(bits[:, np.newaxis] == 1, outputs, 1 - outputs), axis=2)
+    np.testing.assert_allclose(np.exp(nats), (p_x_z * q).mean(axis=1), rtol=1e-5)
 
 
 def test_latent_period_is_that_of_turns_only():
@@ -216,6 +244,58 @@ def test_mistakes_are_named(X):
         r"PMFSampler\(conditional=True\)\.",
     ):
         model.sample(label=1)
+
+
+class Untouchable(Degrees):
+    """An embedder that fails the test if it is ever fitted."""
+
+    def fit(self, X, y=None):
+        pytest.fail("the embedder was fitted")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "y", "error", "message"),
+    [
+        ({"n_bins": 0}, None, ValueError, "n_bins expects an integer of at least 1 or 'auto'"),
+        ({"n_bins": (5, 0)}, None, ValueError, "each entry of n_bins expects an integer"),
+        ({"bin_range": (1, 0)}, None, ValueError, "bin_range expects finite numbers with low <"),
+        ({"periodic": "yes"}, None, TypeError, "periodic expects booleans, but got 'yes'"),
+        ({"within_bin": "edge"}, None, ValueError, "within_bin expects one of"),
+        ({"smoothing": 1}, None, ValueError, "smoothing expects a number in"),
+        ({"conditional": True}, None, ValueError, "conditional=True expects y, the class of each"),
+        ({"conditional": True}, np.arange(102), ValueError, "inconsistent numbers of samples"),
+        ({"conditional": True}, np.array([None] * 103), ValueError, "but got None in row 0"),
+    ],
+)
+def test_what_a_histogram_needs_is_checked_before_the_embedder_is_fitted(
+    X, parameters, y, error, message
+):
+    with pytest.raises(error, match=message):
+        LatentSampler(Untouchable(), PMFSampler(**parameters)).fit(X, y)
+
+
+def test_error_of_another_sampler_says_how_to_keep_the_embedder(X):
+    with pytest.raises(ValueError, match="'bandwidth' parameter") as caught:
+        LatentSampler(PCA(2), KernelDensity(bandwidth=-1.0)).fit(X)
+    assert "give FrozenEstimator(embedder)" in caught.value.__notes__[0]
+
+
+class Built(Degrees):
+    """An embedder with a class among its parameters."""
+
+    def __init__(self, factory):
+        self.factory = factory
+
+
+@pytest.mark.parametrize(
+    "copied", [lambda model: pickle.loads(pickle.dumps(model)), copy.deepcopy, clone]
+)
+def test_classes_as_parameters_of_the_embedder_are_kept(X, copied):
+    model = LatentSampler(Built(VarianceThreshold), PMFSampler(5))
+    assert copied(model).embedder.factory is VarianceThreshold
+    model.fit(X)
+    assert copied(model).embedder.factory is VarianceThreshold
+    assert model.embedder_.factory is VarianceThreshold
 
 
 def test_failed_fit_leaves_the_last_one(X):

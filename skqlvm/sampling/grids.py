@@ -29,6 +29,7 @@ class Grid:
     def over(cls, low, high, n_bins, periodic):
         """Return the grid over a box with a number of bins for each dimension, or for all."""
         low, high = low.astype(np.float64), high.astype(np.float64)
+        n_bins = np.asarray(n_bins, np.int64)
         return cls(low, high, np.where(_bins_per_unit(low, high, n_bins) == 0, 1, n_bins), periodic)
 
     @property
@@ -58,9 +59,13 @@ class Grid:
         return float(np.log((self.high - self.low)[~self.flat]).sum())
 
     def edges(self):
-        """Return the edges of the bins, an array of n_bins + 1 values a dimension."""
+        """Return the edges of the bins, an array of n_bins + 1 values a dimension.
+
+        Bin b holds the codes z of the box with edges[b] <= z < edges[b + 1], and the last one on a
+        line its upper end too: an inner edge is the smallest float64 that `quantize` counts in the
+        bin above it."""
         return [
-            np.linspace(low, high, n_bins + 1)
+            np.concatenate([[low], _first_codes(low, high, n_bins), [high]])
             for low, high, n_bins in zip(self.low, self.high, self.n_bins, strict=True)
         ]
 
@@ -114,6 +119,21 @@ def _bins_per_unit(low, high, n_bins):
     return np.where(np.isfinite(scale), scale, 0.0)
 
 
+def _first_codes(low, high, n_bins):
+    """The smallest float64 of each bin but the first, in one dimension: ``(z - low) * scale >= b``,
+    rounded as in `Grid.quantize`."""
+    bins, scale = np.arange(1, n_bins), _bins_per_unit(low, high, n_bins)
+    # rounding moves an edge by less than 16 steps of the last digit: halve what lies between
+    margin = 16 * np.spacing(max(abs(low), abs(high)))
+    below, first = (np.clip(low + bins / scale + side, low, high) for side in (-margin, margin))
+    while True:
+        middle = below + (first - below) / 2
+        if ((middle <= below) | (middle >= first)).all():
+            return first
+        reached = (middle - low) * scale >= bins
+        below, first = np.where(reached, below, middle), np.where(reached, middle, first)
+
+
 def _rounded_inwards(low, high, periodic, dtype):
     """The smallest and the largest value of a dtype in [low, high], or in [low, high) where that is
     a period."""
@@ -133,7 +153,7 @@ def weighted_quantiles(Z, weights, probabilities):
     for column, z in enumerate(Z.T):
         order = np.argsort(z)
         cumulative = np.cumsum(weights[order])
-        ranks = np.searchsorted(cumulative, np.asarray(probabilities) * cumulative[-1])
+        ranks = np.searchsorted(cumulative, np.asarray(probabilities, np.float64) * cumulative[-1])
         result[:, column] = z[order[np.minimum(ranks, len(z) - 1)]]
     return result
 
@@ -176,12 +196,16 @@ def check_range(bin_range):
         )
 
 
+def check_periodic(periodic):
+    """Raise unless all values are booleans."""
+    if np.asarray(periodic).dtype != bool:
+        raise TypeError(f"periodic expects booleans, but got {periodic!r}.")
+
+
 def box(bin_range, periodic, Z, weights):
     """Return the ends of the box that holds codes Z (n, d), and which of its dimensions are
     circles: three arrays (d,)."""
     n_features = Z.shape[1]
-    if np.asarray(periodic).dtype != bool:
-        raise TypeError(f"periodic expects booleans, but got {periodic!r}.")
     periodic = per_dimension("periodic", periodic, n_features)
     if isinstance(bin_range, str):
         low, high = Z.min(axis=0), Z.max(axis=0)

@@ -1,8 +1,11 @@
 """Histograms that hold occupied cells only, in any number of dimensions, and how many bins they
 should have."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.special import log_expit
+from sklearn.utils.validation import check_array
 
 _MOST_BINS = 4096
 _PATIENCE = 6
@@ -12,8 +15,41 @@ best."""
 _EVIDENCE = 1.0
 """Nats by which all codes together must favour more bins: less is noise."""
 
+_LARGEST_WEIGHT = 1e300
+"""Sum of weights, or reciprocal of one, whose products stay within the range of a float."""
+
 _LOGITS = np.linspace(-14.0, 14.0, 29)[:, np.newaxis]
 """Of the fractions of the uniform distribution that a held-out code may be given."""
+
+
+def checked_weights(sample_weight, n_samples):
+    """Return the weights of codes as float64, ones if there are none."""
+    if sample_weight is None:
+        return np.ones(n_samples)
+    weights = check_array(
+        sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight"
+    )
+    if weights.shape != (n_samples,):
+        raise ValueError(
+            f"sample_weight expects one weight for each of the {n_samples} samples, but got "
+            f"shape {weights.shape}."
+        )
+    if weights.min() < 0:
+        raise ValueError(
+            f"sample_weight expects nonnegative weights, but got a minimum of {weights.min():g}."
+        )
+    if not weights.any():
+        raise ValueError(
+            "sample_weight expects at least one positive weight, but all weights are zero."
+        )
+    with np.errstate(over="ignore"):
+        total = weights.sum()
+    if not 1 / _LARGEST_WEIGHT <= total <= _LARGEST_WEIGHT:
+        raise ValueError(
+            f"sample_weight expects a sum in [{1 / _LARGEST_WEIGHT:g}, {_LARGEST_WEIGHT:g}], but "
+            f"got {total:g}. Divide the weights by their maximum, {weights.max():g}."
+        )
+    return weights
 
 
 def row_keys(bins):
@@ -45,6 +81,56 @@ def look_up(bins, table, counts):
     keys, queries = row_keys(table), row_keys(bins)
     rows = np.minimum(np.searchsorted(keys, queries), len(keys) - 1)
     return np.where(keys[rows] == queries, counts[rows], 0.0)
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Occupied cells with their counts, those of each class after those of the class before.
+
+    classes (C,) are sorted, and rows ends[c - 1] to ends[c] of bins (B, d) and counts (B,) belong
+    to class c, in lexicographic order."""
+
+    classes: np.ndarray
+    ends: np.ndarray
+    bins: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, bins, labels, weights):
+        """Count codes with bins (n, d), the labels (n,) of their classes and weights (n,)."""
+        classes, numbers = np.unique(labels, return_inverse=True)
+        rows = [numbers == c for c in range(len(classes))]
+        tables = [tabulate(bins[of_class], weights[of_class]) for of_class in rows]
+        bins, counts = (np.concatenate(parts) for parts in zip(*tables, strict=True))
+        return cls(classes, np.cumsum([len(counts) for _, counts in tables]), bins, counts)
+
+    def plus(self, bins, labels, weights):
+        """Return the histogram of these codes and further ones: a cell counts as a weighted
+        code."""
+        return self.of(
+            np.concatenate([self.bins, bins]),
+            np.concatenate([self.labels, labels]),
+            np.concatenate([self.counts, weights]),
+        )
+
+    @property
+    def labels(self):
+        """Classes of the cells (B,)."""
+        return np.repeat(self.classes, np.diff(self.ends, prepend=0))
+
+    def masses(self, bins, of_class=None):
+        """Return the fractions (n,) of all codes, or of those of a class by its number, that lie in
+        the cells with bins (n, d)."""
+        numbers = range(len(self.ends)) if of_class is None else [of_class]
+        found = sum(look_up(bins, *self.cells(number)) for number in numbers)
+        return found / self.cells(of_class)[1].sum()
+
+    def cells(self, of_class=None):
+        """Return the bins and counts of all cells, or of those of a class by its number."""
+        if of_class is None:
+            return self.bins, self.counts
+        rows = slice(self.ends[of_class - 1] if of_class else 0, self.ends[of_class])
+        return self.bins[rows], self.counts[rows]
 
 
 def held_out_gains(counts, log_n_cells):

@@ -1,13 +1,16 @@
 """PMFSampler: a histogram over occupied bins as a density of latent codes, and a sampler."""
 
+from operator import index
+
 import numpy as np
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils import check_consistent_length, check_random_state
-from sklearn.utils.validation import check_array, check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
-from . import _checks, _histograms
-from ._grids import Grid, box, check_range, per_dimension
-from ._transactions import all_or_nothing
+from .. import _checks
+from .._transactions import all_or_nothing
+from . import histograms, labels
+from .grids import Grid, box, check_periodic, check_range, per_dimension
 
 WITHIN_BIN = ("center", "uniform")
 
@@ -64,7 +67,8 @@ class PMFSampler(DensityMixin, BaseEstimator):
     bin_labels_ : ndarray of shape (n_bins_occupied_,)
         Their classes, only if `conditional`.
     bin_edges_ : list of ndarray
-        Of each dimension, n_bins + 1 values in units of the codes.
+        Of each dimension, n_bins + 1 values in units of the codes. Bin b holds the codes of the box
+        from edge b, up to but without edge b + 1; the last bin of a line has its upper end too.
     n_bins_ : ndarray of shape (n_features,)
         Bins a dimension: 1 where all codes were equal.
     n_bins_occupied_ : int
@@ -185,14 +189,11 @@ class PMFSampler(DensityMixin, BaseEstimator):
         check_is_fitted(self)
         self._check_fixed_parameters()
         Z = self._validated(Z, reset=False)
-        bins, segments = self._grid.quantize(Z), self._segments(label)
-        mass = sum(
-            _histograms.look_up(bins, self.bins_[rows], self._counts[rows]) for rows in segments
-        )
-        total = sum(self._counts[rows].sum() for rows in segments)
+        mass = self._histogram.masses(self._grid.quantize(Z), self._class_number(label))
+        smoothing = float(self.smoothing)
         with np.errstate(divide="ignore"):
-            in_bin = np.log1p(-self.smoothing) + np.log(mass / total) + self._grid.log_n_cells
-            nats = np.logaddexp(in_bin, np.log(self.smoothing)) - self._grid.log_volume
+            in_bin = np.log1p(-smoothing) + np.log(mass) + self._grid.log_n_cells
+            nats = np.logaddexp(in_bin, np.log(smoothing)) - self._grid.log_volume
         return np.where(self._grid.contains(Z), nats, -np.inf).astype(Z.dtype)
 
     def score(self, Z, y=None):
@@ -231,6 +232,7 @@ class PMFSampler(DensityMixin, BaseEstimator):
         check_is_fitted(self)
         n_rows = max(1, _BATCH_COORDINATES // self.n_features_in_)
         batches = self.sample_batches(n_samples, n_rows, random_state, label=label)
+        n_samples = index(n_samples)
         Z = np.empty((n_samples, self.n_features_in_), self._dtype)
         for start, batch in zip(range(0, n_samples, n_rows), batches, strict=True):
             Z[start : start + n_rows] = batch
@@ -259,8 +261,8 @@ class PMFSampler(DensityMixin, BaseEstimator):
         self._check_fixed_parameters()
         _checks.check_integer("n_samples", n_samples)
         _checks.check_integer("batch_size", batch_size)
-        segments = self._segments(label)
-        rows = slice(segments[0].start, segments[-1].stop)
+        n_samples, batch_size = index(n_samples), index(batch_size)
+        bins, counts = self._histogram.cells(self._class_number(label))
         seed = check_random_state(
             self.random_state if random_state is None else random_state
         ).randint(2**31 - 1, size=4)
@@ -270,8 +272,8 @@ class PMFSampler(DensityMixin, BaseEstimator):
             np.random.default_rng(child) for child in np.random.SeedSequence(seed.tolist()).spawn(2)
         ]
         sizes = (min(batch_size, n_samples - start) for start in range(0, n_samples, batch_size))
-        cumulative = np.cumsum(self._counts[rows])
-        return (self._draw(size, self.bins_[rows], cumulative, *streams) for size in sizes)
+        cumulative = np.cumsum(counts)
+        return (self._draw(size, bins, cumulative, *streams) for size in sizes)
 
     @property
     def bin_edges_(self):
@@ -286,13 +288,14 @@ class PMFSampler(DensityMixin, BaseEstimator):
         cumulative counts."""
         # one number says whether the code comes from the uniform part, and else which cell it comes
         # from
-        choice = (cells.random(n_samples) - self.smoothing) / (1 - self.smoothing)
+        smoothing = float(self.smoothing)
+        choice = (cells.random(n_samples) - smoothing) / (1 - smoothing)
         rows = np.searchsorted(cumulative, choice * cumulative[-1], side="right")
         bins = table[np.minimum(rows, len(table) - 1)].astype(np.int64)
         within = 0.5
-        if self.within_bin == "uniform" or self.smoothing:
+        if self.within_bin == "uniform" or smoothing:
             within = places.random(bins.shape)
-        if self.smoothing:
+        if smoothing:
             anywhere = within[choice < 0] * self._grid.n_bins
             bins[choice < 0] = anywhere
             within[choice < 0] = anywhere - np.floor(anywhere)
@@ -308,13 +311,17 @@ class PMFSampler(DensityMixin, BaseEstimator):
                 f"{not self.conditional}. Fit anew, with fit."
             )
         Z = self._validated(Z, reset=anew)
-        weights = _checked_weights(sample_weight, len(Z))
-        y = _checked_classes(y, Z) if self.conditional else np.zeros(len(Z), np.int8)
+        weights = histograms.checked_weights(sample_weight, len(Z))
+        y = labels.checked(y) if self.conditional else np.zeros(len(Z), np.int8)
+        check_consistent_length(Z, y)
+        if self.conditional and not anew:
+            labels.check_kind(y, self.classes_)
         if not weights.all():
             Z, y, weights = Z[weights > 0], y[weights > 0], weights[weights > 0]
         if anew:
             self._grid, self._dtype = self._start_grid(Z, y, weights), Z.dtype
-        self._count(self._grid.quantize(Z), y, weights, anew=anew)
+        count = histograms.Histogram.of if anew else self._histogram.plus
+        self._store(count(self._grid.quantize(Z), y, weights))
         return self
 
     def _start_grid(self, Z, y, weights):
@@ -332,53 +339,37 @@ class PMFSampler(DensityMixin, BaseEstimator):
                 "Multiply it by the number of codes, or give n_bins."
             )
         return grid_of(
-            _histograms.choose_n_bins(grid_of, Z, np.unique(y, return_inverse=True)[1], weights)
+            histograms.choose_n_bins(grid_of, Z, np.unique(y, return_inverse=True)[1], weights)
         )
 
-    def _count(self, bins, y, weights, *, anew):
-        """Count codes, class by class, and add what was counted before."""
-        before = (
-            {} if anew else dict(zip(self._classes.tolist(), self._segments(None), strict=True))
-        )
-        classes = np.unique(y) if anew else np.union1d(self._classes, y)
-        tables = []
-        for label in classes.tolist():
-            cells, counts = bins[y == label], weights[y == label]
-            if label in before:
-                rows = before[label]
-                cells, counts = (
-                    np.concatenate([self.bins_[rows], cells]),
-                    np.concatenate([self._counts[rows], counts]),
-                )
-            tables.append(_histograms.tabulate(cells, counts))
-        sizes = [len(counts) for _, counts in tables]
-        self._classes, self._ends = classes, np.cumsum(sizes)
-        self.bins_, self._counts = (np.concatenate(parts) for parts in zip(*tables, strict=True))
-        self.weights_ = self._counts / self._counts.sum()
+    def _store(self, histogram):
+        self._histogram, self.bins_ = histogram, histogram.bins
+        self.weights_ = histogram.counts / histogram.counts.sum()
         self.n_bins_, self.n_bins_occupied_ = self._grid.n_bins, len(self.bins_)
         if self.conditional:
-            self.classes_, self.bin_labels_ = classes, np.repeat(classes, sizes)
+            self.classes_, self.bin_labels_ = histogram.classes, histogram.labels
         else:
             for name in ("classes_", "bin_labels_"):
                 vars(self).pop(name, None)
 
-    def _segments(self, label):
-        """Slices of the occupied bins: that of a class, or of all classes one after the other."""
-        segments = [
-            slice(start, end) for start, end in zip([0, *self._ends[:-1]], self._ends, strict=True)
-        ]
+    def _class_number(self, label):
+        """The number of a class by its label; None is all classes."""
         if label is None:
-            return segments
+            return None
         if not hasattr(self, "classes_"):
             raise ValueError(
                 f"label={label!r} needs a density for each class. Fit with conditional=True and y."
             )
-        if label not in self.classes_.tolist():
-            raise ValueError(f"label expects one of {self.classes_.tolist()}, but got {label!r}.")
-        return [segments[self.classes_.tolist().index(label)]]
+        return labels.number_of(label, self.classes_)
 
     def _validated(self, Z, *, reset):
         return validate_data(self, Z, reset=reset, dtype=[np.float64, np.float32])
+
+    def _check_before_fit(self, X, y):
+        """Raise if a fit to codes of the rows of X must fail, whatever their codes are."""
+        self._check_parameters()
+        if self.conditional:
+            check_consistent_length(X, labels.checked(y))
 
     def _check_parameters(self):
         self._check_fixed_parameters()
@@ -391,42 +382,9 @@ class PMFSampler(DensityMixin, BaseEstimator):
                     f"n_bins expects integers of at most {_MOST_BINS}, but got {value}."
                 )
         check_range(self.bin_range)
+        check_periodic(self.periodic)
 
     def _check_fixed_parameters(self):
         """Raise unless what queries read is in order; it may be set after the fit."""
         _checks.check_option("within_bin", self.within_bin, WITHIN_BIN)
         _checks.check_number("smoothing", self.smoothing, below=1.0)
-
-
-def _checked_weights(sample_weight, n_samples):
-    """Weights as float64, ones if there are none."""
-    if sample_weight is None:
-        return np.ones(n_samples)
-    weights = check_array(
-        sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight"
-    )
-    if weights.shape != (n_samples,):
-        raise ValueError(
-            f"sample_weight expects one weight for each of the {n_samples} samples, but got "
-            f"shape {weights.shape}."
-        )
-    if weights.min() < 0:
-        raise ValueError(
-            f"sample_weight expects nonnegative weights, but got a minimum of {weights.min():g}."
-        )
-    if not weights.any():
-        raise ValueError(
-            "sample_weight expects at least one positive weight, but all weights are zero."
-        )
-    return weights
-
-
-def _checked_classes(y, Z):
-    if y is None:
-        raise ValueError(
-            "conditional=True expects y, the class of each code, but got None. Give y, or use "
-            "conditional=False."
-        )
-    y = column_or_1d(check_array(y, ensure_2d=False, dtype=None, input_name="y"))
-    check_consistent_length(Z, y)
-    return y

@@ -2,14 +2,15 @@
 
 import copy
 from inspect import signature
+from operator import index
 
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
 
-from . import _checks
-from ._pmf import PMFSampler
-from ._transactions import all_or_nothing
+from .. import _checks
+from .._transactions import all_or_nothing
+from .pmf import PMFSampler
 
 
 class LatentSampler(BaseEstimator):
@@ -36,6 +37,14 @@ class LatentSampler(BaseEstimator):
     feature_names_in_ : ndarray of str
         Only if X had string column names.
 
+    Notes
+    -----
+    There is no `score_samples`: a density of codes becomes one of data only by an observation model
+    p(x | z), which an embedding such as PCA has not. Its samples lie on a surface, on which a
+    density of data is infinite and off which it is zero. Codes are scored by
+    ``sampler_.score_samples(embedder_.transform(X))``; doc/sampling.rst has the likelihood of data
+    for a `QLVMEmbedding`.
+
     Examples
     --------
     >>> from sklearn.datasets import load_digits
@@ -54,6 +63,10 @@ class LatentSampler(BaseEstimator):
     def fit(self, X, y=None):
         """Fit the embedder to X, and the sampler to the codes of X.
 
+        What a `PMFSampler` needs is checked before the embedder is fitted. Other samplers find
+        their own mistakes only when they get the codes: try them on an embedder that is already
+        fitted, inside a `sklearn.frozen.FrozenEstimator`.
+
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
@@ -67,12 +80,14 @@ class LatentSampler(BaseEstimator):
         _check_methods("embedder", self.embedder, ("fit", "transform", "inverse_transform"))
         if self.sampler is not None:
             _check_methods("sampler", self.sampler, ("fit", "sample"))
+        if isinstance(self.sampler, PMFSampler):
+            self.sampler._check_before_fit(X, y)
         with all_or_nothing(self):
             self.embedder_ = clone(self.embedder).fit(X, y)
             sampler = (
                 _default_sampler(self.embedder_) if self.sampler is None else clone(self.sampler)
             )
-            self.sampler_ = sampler.fit(self.embedder_.transform(X), y)
+            self.sampler_ = _fitted(sampler, self.embedder_.transform(X), y)
         return self
 
     def sample(self, n_samples=1, random_state=None, *, label=None):
@@ -125,7 +140,7 @@ class LatentSampler(BaseEstimator):
             else:
                 # a mixture draws with the seed among its parameters: lend a copy ours
                 sampler = copy.copy(sampler).set_params(random_state=random_state)
-        drawn = sampler.sample(n_samples, **options)
+        drawn = sampler.sample(index(n_samples), **options)
         return drawn[0] if isinstance(drawn, tuple) else drawn
 
     @property
@@ -151,6 +166,18 @@ def _default_sampler(embedder):
         embedder = embedder.steps[-1][1]
     period = getattr(embedder, "latent_period_", None)
     return PMFSampler() if period is None else PMFSampler(bin_range=(0.0, period), periodic=True)
+
+
+def _fitted(sampler, codes, y):
+    """Fit a sampler; if that fails, say how the embedder need not be fitted again."""
+    try:
+        return sampler.fit(codes, y)
+    except Exception as error:
+        error.add_note(
+            "The sampler of a LatentSampler failed after its embedder had been fitted. To try "
+            "samplers without fitting that again, fit it alone and give FrozenEstimator(embedder)."
+        )
+        raise
 
 
 def _check_methods(name, estimator, methods):
