@@ -124,6 +124,24 @@ def check_columns(X):
         )
 
 
+def warn_if_coarse(effective, n_points, error):
+    """Warn that posteriors rest on hardly more than one point of the evaluation lattice.
+
+    Parameters
+    ----------
+    effective : float
+        Points that a typical posterior rests on.
+    n_points : int
+    error : float
+        Of a typical score, in nats.
+    """
+    warn(
+        f"The posterior of a typical row rests on {effective:.1f} of the {n_points} points of the "
+        f"evaluation lattice, so that its log-likelihood may be off by {error:.1g} nats. Raise "
+        "n_points_eval."
+    )
+
+
 def plain(value):
     """Return a parameter with NumPy's integers as Python's, so that equal values look equal."""
     if isinstance(value, Integral) and not isinstance(value, bool):

@@ -60,7 +60,7 @@ class EncoderQueries(TransformerMixin):
         -------
         ndarray of shape (n_samples, n_components)
         """
-        return self._over_rows(self._queried(X), lambda x: self._model.propose(x).loc)
+        return self._located(self._queried(X))
 
     def inverse_transform(self, Z):
         """Return the mean of p(x | z) at latent points.
@@ -89,7 +89,7 @@ class EncoderQueries(TransformerMixin):
         -------
         ndarray of shape (n_samples, n_features)
         """
-        return self._over_rows(self.coordinates(X), self._model.mean)
+        return self._over_rows(self._located(self._queried(X)), self._model.mean)
 
     def posterior(self, X):
         """Return the posterior probabilities of the points of `lattice_`; rows sum to 1.
@@ -140,7 +140,7 @@ class EncoderQueries(TransformerMixin):
         X = self._queried(X)
         self._check_has_posterior("proposal")
         covariance = self._over_rows(X, lambda x: self._model.propose(x).covariance())
-        return self.coordinates(X), covariance
+        return self._located(X), covariance
 
     def active_units(self, X, threshold=0.01):
         """Return which latent dimensions say something about the rows of X.
@@ -218,6 +218,10 @@ class EncoderQueries(TransformerMixin):
     @property
     def _n_features_out(self):
         return self._model.n_components
+
+    def _located(self, X):
+        """Where the proposals of validated rows lie."""
+        return self._over_rows(X, lambda x: self._model.propose(x).loc)
 
     def _check_encoder_parameters(self):
         self._check_shared_parameters()

@@ -386,11 +386,7 @@ class QLVMEmbedding(LatentEstimator):
         effective = float(posteriors.effective_points(weights).median())
         if effective < _FEWEST_EFFECTIVE < len(points):
             error = float(quadrature.standard_error(model, points, [x]).median())
-            _checks.warn(
-                f"The posterior of a typical row rests on {effective:.1f} of the {len(points)} "
-                f"points of the evaluation lattice, so that its log-likelihood may be off by "
-                f"{error:.0g} nats. Raise n_points_eval."
-            )
+            _checks.warn_if_coarse(effective, len(points), error)
         return {
             "lattice_": points.numpy(),
             "harmonic_order_": model.harmonic_order,

@@ -137,7 +137,7 @@ def test_no_module_but_the_displays_and_the_command_line_imports_estimators(path
         if re.search(r"^class \w+Embedding\(", file.read_text(encoding="utf-8"), re.M)
     }
     assert estimators
-    above = {"skqlvm.__main__", "skqlvm.display"}
+    above = {"skqlvm", "skqlvm.__main__", "skqlvm.display"}
     assert name_of(path) in above or not modules_imported(path) & estimators
 
 
