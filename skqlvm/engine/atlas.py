@@ -50,7 +50,9 @@ class Atlas(NamedTuple):
 
     def cpu(self) -> Atlas:
         """Return the atlas on the processor."""
-        return Atlas(*(None if part is None else part.cpu() for part in self))
+        directions = None if self.directions is None else self.directions.cpu()
+        points, coordinates = self.points.cpu(), self.coordinates.cpu()
+        return Atlas(points, coordinates, directions, self.center.cpu(), self.bias.cpu())
 
     def relative(self, likelihood: ExponentialFamily, x: Tensor) -> Tensor:
         """Return log w_ij less `offset`: all that a posterior needs.

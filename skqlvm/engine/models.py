@@ -5,17 +5,19 @@ x -> [proposal] -> z -> [decoder] -> outputs -> [likelihood] -> log_w -> [object
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .likelihoods import Likelihood, Terms
+from .likelihoods import ExponentialFamily, Terms
 from .priors import Prior
 from .proposals import Proposal, proposal
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True)
+class Batch:
     """Rows as they flow: data, and what belongs to them, all in one order.
 
     Attributes
@@ -72,7 +74,7 @@ class Model(nn.Module):
     prior : Prior
     decoder : Module
         From points (m, k) to outputs (m, n_outputs) of the likelihood.
-    likelihood : Likelihood
+    likelihood : ExponentialFamily
     harmonic_order : int, optional
         Highest order of harmonics that suit the data, of the decoder and of moments.
 
@@ -89,7 +91,7 @@ class Model(nn.Module):
         n_components: int,
         prior: Prior,
         decoder: nn.Module,
-        likelihood: Likelihood,
+        likelihood: ExponentialFamily,
         harmonic_order: int | None = None,
     ) -> None:
         super().__init__()
@@ -151,7 +153,7 @@ class EncoderModel(Model):
         n_components: int,
         prior: Prior,
         decoder: nn.Module,
-        likelihood: Likelihood,
+        likelihood: ExponentialFamily,
         encoder: nn.Module,
         *,
         covariance_type: str,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from itertools import pairwise, product
 from math import pi, prod, sqrt
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,9 @@ _INTRODUCED = 0.5
 
 _START = 0.1
 """Standard deviation of a built-in decoder's output at the start, in units of the data's scale."""
+
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class TorusBasis(nn.Module):
@@ -95,11 +99,11 @@ class Layers(nn.Sequential):
     Products sum in float32, and each layer's result is rounded. In evaluation mode nothing is.
     """
 
-    bfloat16 = False
+    rounds = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x to the last layer's result, in the dtype of x."""
-        if not (self.training and self.bfloat16):
+        if not (self.training and self.rounds):
             return super().forward(x)
         with bfloat16(x.device):
             return super().forward(x).to(x)
@@ -109,7 +113,7 @@ def allow_bfloat16(module: nn.Module, allowed: bool) -> None:
     """Let all `Layers` in a module round to bfloat16 while they are trained, or not."""
     for layers in module.modules():
         if isinstance(layers, Layers):
-            layers.bfloat16 = allowed
+            layers.rounds = allowed
 
 
 class MLPDecoder(nn.Module):
@@ -278,9 +282,9 @@ def _convolution(
     return _initialized(layer, layer.weight[0].numel(), generator)
 
 
-def _initialized(layer: nn.Module, n_in: int, generator: torch.Generator | None) -> nn.Module:
+def _initialized(layer: Layer, n_in: int, generator: torch.Generator | None) -> Layer:
     """Draw weights and biases as torch does by default, but from a generator."""
-    for values in (layer.weight, layer.bias):
+    for values in layer.parameters():
         nn.init.uniform_(values, -1 / sqrt(n_in), 1 / sqrt(n_in), generator=generator)
     return layer
 
@@ -291,13 +295,15 @@ def _anywhere(n_components: int, order: int | None, generator: torch.Generator |
     return draw((512, n_components), generator=generator, dtype=torch.float32)
 
 
-def _standardize(decoder: nn.Module, weight: Tensor, bias: Tensor, z: Tensor) -> None:
+def _standardize(decoder: nn.Module, weight: Tensor, bias: Tensor | None, z: Tensor) -> None:
     """Scale and shift the output layer for mean 0 and standard deviation `_START` over points z.
 
     One bias makes a mean of 0 as far as it can. Under a started likelihood that is around the mean
     of the data, and of the order of their scale. Starting nearly constant instead would be starting
     at a symmetric saddle of the marginal likelihood, where training stalls.
     """
+    if bias is None:
+        return
     with torch.no_grad():
         bias.zero_()
         outputs = decoder(z).reshape(len(z), len(bias), -1)
