@@ -32,7 +32,7 @@ class EncoderQueries(TransformerMixin):
     A subclass defines ``_has_posterior``: whether its training gives q a spread.
     """
 
-    _auto_steps, _auto_passes = 10_000, 100
+    _auto_steps, _auto_passes = (1000, 10_000), 100
     _validation_rows = 200
 
     def transform(self, X):

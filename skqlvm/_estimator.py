@@ -17,6 +17,7 @@ from sklearn.base import (
     DensityMixin,
     TransformerMixin,
 )
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from . import _checks, _fitting, _parts
@@ -48,8 +49,8 @@ class LatentEstimator(
     _shaping = ("n_components", "likelihood", "noise_variance")
     """Parameters that shape the model: they cannot change between fits that continue each other."""
 
-    _auto_steps, _auto_passes = 2500, 50
-    """Budget of a fit whose max_iter is "auto": the smaller of the two."""
+    _auto_steps, _auto_passes = (500, 2500), 50
+    """Budget of a fit whose max_iter is "auto": so many passes, within limits of steps."""
 
     _validation_rows = 2000
     """Held-out rows whose bound is computed at a time."""
@@ -126,6 +127,13 @@ class LatentEstimator(
                 worth_keeping=worth_keeping,
                 before_step=[partial(networks.anneal, model)] if anew else [],
             )
+            by_choice = stopped is None and not isinstance(self.max_iter, str)
+            if by_choice and _fitting.falls_still(state.history):
+                _checks.warn(
+                    f"Training ended after {state.step} steps before its loss came to rest. Raise "
+                    f"max_iter (it is {self.max_iter}), or leave it 'auto'.",
+                    ConvergenceWarning,
+                )
             n_iter = -(-state.step // fit.n_batches)
             self._keep(model, state, fit, n_iter_=n_iter, _training_state=None)
         if stopped is not None:
@@ -285,9 +293,10 @@ class LatentEstimator(
         return {name: _checks.plain(getattr(self, name)) for name in self._shaping}
 
     def _n_steps(self, fit):
-        """Steps of a fit, of which "auto" makes no more than a budget."""
+        """Steps of a fit, of which "auto" makes a budget."""
         if isinstance(self.max_iter, str):
-            return min(self._auto_steps, self._auto_passes * fit.n_batches)
+            fewest, most = self._auto_steps
+            return min(max(fewest, self._auto_passes * fit.n_batches), most)
         return int(self.max_iter) * fit.n_batches
 
     def _keep(self, model, state, fit, **attributes):

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 
@@ -13,6 +14,16 @@ from .engine.randomness import Stream
 
 _RECORDS = 60
 _LARGEST_VALIDATION = 2_000
+_FEWEST_FOR_PATIENCE = 100
+"""Held-out rows from which on their loss is steady enough to stop a training by."""
+
+_FEWEST_STEPS = 100
+_FEWEST_HELD_OUT = 5
+"""Rows under which holding out tells nothing: then all of them are trained on."""
+
+_PRIOR_ROWS = 20
+"""Rows that the prior of a likelihood's own parameters counts as if no rows are to be held out.
+With h rows, which tell what noise there is, they are fewer by a factor of (1 + h)^2."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +35,8 @@ class Fit:
     rows : Rows
     trained, held_out : Tensor of int64
         Numbers of the rows that are trained on, and that choose the best weights.
+    n_prior_rows : float
+        Rows that the prior of the likelihood's own parameters counts as.
     batch_size : int
     generator : torch.Generator
         Of batches, shifts and noise.
@@ -34,6 +47,7 @@ class Fit:
     rows: Rows
     trained: torch.Tensor
     held_out: torch.Tensor
+    n_prior_rows: float
     batch_size: int
     generator: torch.Generator
     randomness: _parts.Randomness
@@ -44,12 +58,14 @@ class Fit:
         device, seed = resolve_device(estimator.device), random_seed(estimator.random_state)
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(X), generator=generator)
-        n_held_out = min(round(validation_fraction * len(X)), _LARGEST_VALIDATION, len(X) - 1)
+        n_wanted = min(round(validation_fraction * len(X)), _LARGEST_VALIDATION, len(X) - 1)
+        n_held_out = n_wanted if n_wanted >= _FEWEST_HELD_OUT else 0
         weights, stream = torch.Generator().manual_seed(seed), Stream(seed, device)
         return cls(
             rows=Rows(X, device),
             trained=order[n_held_out:],
             held_out=order[:n_held_out],
+            n_prior_rows=_PRIOR_ROWS / (1 + n_wanted) ** 2,
             batch_size=int(estimator.batch_size),
             generator=generator,
             randomness=_parts.Randomness(weights, stream),
@@ -75,6 +91,8 @@ class Fit:
 def annealed(estimator, fit, n_steps):
     """Return how to train from start to end."""
     patience = estimator.n_iter_no_change
+    if len(fit.held_out) < _FEWEST_FOR_PATIENCE:
+        patience = None
     return training.Settings(
         n_steps=n_steps,
         schedule=training.one_cycle(float(estimator.learning_rate), n_steps),
@@ -116,12 +134,18 @@ def train(estimator, model, fit, settings, state, *, worth_keeping, before_step=
     stream = fit.randomness.stream if _parts.draws_globally(model) else None
     with nullcontext() if stream is None else stream.lent():
         objective = estimator._objective(model, rows.batch(fit.trained[: fit.batch_size]))
+    n_rows = len(fit.trained)
+
+    def nats(index):
+        prior = model.likelihood.log_prior() * (fit.n_prior_rows / n_rows)
+        return objective(rows.batch(fit.trained[index]), generator) + prior.to(rows.device)
+
     with Progress(settings.n_steps, estimator.verbose, type(estimator).__name__) as progress:
         try:
             training.train(
                 model,
-                lambda index: objective(rows.batch(fit.trained[index]), generator),
-                len(fit.trained),
+                nats,
+                n_rows,
                 settings,
                 generator,
                 validation=fit.validation(objective, estimator._validation_rows),
@@ -138,3 +162,17 @@ def train(estimator, model, fit, settings, state, *, worth_keeping, before_step=
             interrupt.args = (f"Training was interrupted at {reached}; the {kept} are kept.",)
             return interrupt
     return None
+
+
+def falls_still(history):
+    """Whether a training was too short for its loss to come to rest.
+
+    It was if it had fewer than 100 steps, or if its later half brought more than a twentieth of
+    what the held-out loss gained. A schedule that anneals the step size makes any loss flat at its
+    end, so that the end alone says nothing.
+    """
+    if history["step"][-1] < _FEWEST_STEPS:
+        return True
+    reached = list(accumulate(history["validation_loss"], min))
+    gained, lately = reached[0] - reached[-1], reached[len(reached) // 2] - reached[-1]
+    return lately > 0.05 * gained

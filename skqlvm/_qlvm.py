@@ -56,17 +56,19 @@ class QLVMEmbedding(LatentEstimator):
     image_shape : tuple of int, optional
         (channels, height, width) of a row, for ``decoder="conv"``; ignored by other decoders.
     max_iter : int or "auto", default="auto"
-        Passes over the data. "auto" is 50 passes but at most 2500 steps of the optimiser, so that
-        the cost of a fit does not grow with the number of rows once there are many.
+        Passes over the data. "auto" is 50 passes, but at least 500 steps of the optimiser and at
+        most 2500: the cost of a fit does not grow with the number of rows once there are many.
     batch_size : int, default=128
         Rows a step.
     learning_rate : float, default=4e-3
         Largest step size of the one-cycle schedule.
     validation_fraction : float, default=0.1
         Part of the rows (2000 at most) held out to choose the best weights by. 0 trains on
-        everything and keeps the last weights.
+        everything, keeps the last weights, and draws learned noise towards the data's variance as
+        20 rows would.
     n_iter_no_change : int or None, default=20
-        Validations without improvement, of which a fit makes about 60, after which training stops.
+        Validations without improvement, of which a fit makes about 60, after which training stops,
+        if 100 rows or more are held out.
     n_points_eval : int or "auto", default="auto"
         Size of the lattice for everything after the fit; the same for all training lattices, so
         that their scores compare. "auto" is 2584, 6765 or 8191 points in one, two or three

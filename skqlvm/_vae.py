@@ -74,16 +74,19 @@ class VAEEmbedding(EncoderQueries, LatentEstimator):
     image_shape : tuple of int, optional
         (channels, height, width) of a row, for ``"conv"``; ignored by other networks.
     max_iter : int or "auto", default="auto"
-        Passes over the data. "auto" is 100 passes but at most 10,000 steps of the optimiser.
+        Passes over the data. "auto" is 100 passes, but at least 1000 and at most 10,000 steps of
+        the optimiser.
     batch_size : int, default=128
         Rows a step.
     learning_rate : float, default=4e-3
         Largest step size of the one-cycle schedule.
     validation_fraction : float, default=0.1
         Part of the rows (2000 at most) held out to choose the best weights by. 0 trains on
-        everything and keeps the last weights.
+        everything, keeps the last weights, and draws learned noise towards the data's variance as
+        20 rows would.
     n_iter_no_change : int or None, default=20
-        Validations without improvement, of which a fit makes about 60, after which training stops.
+        Validations without improvement, of which a fit makes about 60, after which training stops,
+        if 100 rows or more are held out.
     matmul_precision : {"medium", "highest"}, default="medium"
         Of the layers of built-in networks while training, as for `QLVMEmbedding`.
     device : str or torch.device, default="auto"
@@ -259,16 +262,19 @@ class IWAEEmbedding(EncoderQueries, LatentEstimator):
     image_shape : tuple of int, optional
         (channels, height, width) of a row, for ``"conv"``; ignored by other networks.
     max_iter : int or "auto", default="auto"
-        Passes over the data. "auto" is 100 passes but at most 10,000 steps of the optimiser.
+        Passes over the data. "auto" is 100 passes, but at least 1000 and at most 10,000 steps of
+        the optimiser.
     batch_size : int, default=128
         Rows a step.
     learning_rate : float, default=4e-3
         Largest step size of the one-cycle schedule.
     validation_fraction : float, default=0.1
         Part of the rows (2000 at most) held out to choose the best weights by. 0 trains on
-        everything and keeps the last weights.
+        everything, keeps the last weights, and draws learned noise towards the data's variance as
+        20 rows would.
     n_iter_no_change : int or None, default=20
-        Validations without improvement, of which a fit makes about 60, after which training stops.
+        Validations without improvement, of which a fit makes about 60, after which training stops,
+        if 100 rows or more are held out.
     matmul_precision : {"medium", "highest"}, default="medium"
         Of the layers of built-in networks while training, as for `QLVMEmbedding`.
     device : str or torch.device, default="auto"

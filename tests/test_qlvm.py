@@ -2,6 +2,7 @@
 
 import pickle
 import random
+import warnings
 from math import log, pi
 
 import joblib
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from scipy.special import ive, logsumexp
 from sklearn.base import clone
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
@@ -420,24 +422,70 @@ def test_some_row_is_left_to_train_on():
 
 
 def test_auto_budget_stops_growing_with_the_rows(monkeypatch):
-    monkeypatch.setattr(QLVMEmbedding, "_auto_steps", 20)
+    monkeypatch.setattr(QLVMEmbedding, "_auto_steps", (7, 20))
+    monkeypatch.setattr(QLVMEmbedding, "_auto_passes", 5)
     X = np.random.default_rng(0).normal(size=(5000, 2))
     steps = [
         small(max_iter="auto", batch_size=10, n_iter_no_change=None).fit(X[:n]).history_["step"][-1]
-        for n in (500, 5000)
+        for n in (3, 20, 500, 5000)
     ]
-    assert steps == [20, 20]
+    assert steps == [7, 10, 20, 20]
 
 
 def test_early_stopping_keeps_the_best_validated_weights():
-    X = np.random.default_rng(0).normal(size=(40, 7))
-    model = small(
-        max_iter=400, n_iter_no_change=5, learning_rate=0.02, validation_fraction=0.3
-    ).fit(X)
+    X = np.random.default_rng(0).normal(size=(200, 7))
+    settings = {"max_iter": 400, "learning_rate": 0.02, "batch_size": 150}
+    model = small(n_iter_no_change=5, validation_fraction=0.5, **settings).fit(X)
     losses = model.history_["validation_loss"]
     assert len(losses) < 60
     assert len(losses) - 1 - int(np.argmin(losses)) == 5
     assert model.n_iter_ < 400
+    few = small(n_iter_no_change=5, validation_fraction=0.49, **settings).fit(X)
+    assert few.n_iter_ == 400, "98 held-out rows are too few to stop by"
+
+
+def test_few_rows_are_not_held_out(X):
+    assert np.isnan(small(validation_fraction=0.04).fit(X).history_["validation_loss"]).all()
+    assert np.isfinite(small(validation_fraction=0.05).fit(X).history_["validation_loss"]).all()
+
+
+def test_short_training_warns_and_a_budget_does_not():
+    X = np.random.default_rng(0).normal(size=(60, 5)) * [3, 2, 1, 0.1, 0.1]
+    message = (
+        r"Training ended after 7 steps before its loss came to rest. Raise max_iter \(it is 7\)"
+    )
+    with pytest.warns(ConvergenceWarning, match=message) as record:
+        small(max_iter=7).fit(X)
+    assert record[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        small(max_iter="auto").fit(X)
+        small(max_iter=900).fit(X)
+
+
+def test_noise_does_not_collapse_with_nothing_held_out():
+    """By the prior of the learned noise, which weighs 20 rows then, and with 10 held-out rows a
+    sixth of one."""
+    X = np.random.default_rng(0).normal(size=(101, 7))
+    alone = small(max_iter=600, validation_fraction=0, hidden_layer_sizes=(64,)).fit(X)
+    assert alone.noise_variance_ > 20 / 121 * X.var(0).mean()
+    fresh = np.random.default_rng(1).normal(size=(1009, 7))
+    assert alone.score(fresh) > -3 * 7
+    collapsed = small(max_iter=600, validation_fraction=0, hidden_layer_sizes=(64,))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("skqlvm._fitting._PRIOR_ROWS", 0)
+        assert collapsed.fit(X).score(fresh) < alone.score(fresh) - 3
+
+
+def test_columns_of_unequal_scale_are_all_reconstructed(X):
+    """Ten thousand times larger, the last one would be the only one that counts."""
+    unequal = X * np.array([1, 1, 1, 1, 1e4])
+    model = small(max_iter=300).fit(unequal)
+    residual = (unequal - model.reconstruct(unequal)).var(0) / unequal.var(0)
+    assert (residual < 0.7).all()
+    shared = small(max_iter=300).fit(X)
+    assert model.score(unequal) == pytest.approx(shared.score(X) - log(1e4), abs=2)
+    assert model.noise_variance_.shape == (5,)
 
 
 def test_automatic_order_grows_with_the_rows_and_serves_moments():

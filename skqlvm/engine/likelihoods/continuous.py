@@ -24,6 +24,10 @@ _SMALLEST, _LARGEST = 1e-30, 1e30
 _LEAST_NOISE = 1e-10
 """Smallest fixed noise, as a fraction of the data's variance, under which float32 can train."""
 
+_UNEQUAL = 10.0
+"""Ratio of the largest to the median standard deviation above which features have scales of their
+own."""
+
 LOG_TWO_PI = log(2 * pi)
 
 
@@ -33,6 +37,9 @@ class Gaussian(ExponentialFamily):
     In units of the data's centre c and scale s, with ``f = c + s o`` for decoder outputs o and
     ``var = s^2 v``: ``T(x) = (x - c) / s``, ``eta = o / v``, ``A = eta^2 v / 2`` and
     ``h = -(T(x)^2 / v + log v + log 2 pi) / 2 - log s``.
+
+    The scale is one for all features; or one each, where the largest is more than 10 times the
+    median one, and where each has noise of its own. "spherical" noise is spherical in these units.
 
     Parameters
     ----------
@@ -57,12 +64,12 @@ class Gaussian(ExponentialFamily):
                 f"{noise_variance!r}."
             )
         self.floor = floor
+        self.shape = (n_features,) if noise_variance == "diagonal" else ()
         self.fixed = None if isinstance(noise_variance, str) else float(noise_variance)
         self.register_buffer("loc", torch.zeros(n_features, dtype=torch.float64))
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
         if self.fixed is None:
-            shape = (n_features,) if noise_variance == "diagonal" else ()
-            start = torch.full(shape, log(_START) / _SPEED, dtype=torch.float32)
+            start = torch.full(self.shape, log(_START) / _SPEED, dtype=torch.float32)
             self.slow_log_noise = nn.Parameter(start)
 
     def start(self, x: Tensor) -> None:
@@ -74,21 +81,38 @@ class Gaussian(ExponentialFamily):
             If the data's scale, or a fixed noise beside it, is out of reach of float32.
         """
         x = x.double()
-        variance = x.var(0, correction=0).mean()
-        varies = bool((x != x[0]).any())
-        scale = variance.sqrt() if varies else torch.ones_like(variance)
-        if not _SMALLEST < float(scale) < _LARGEST:
-            size = "small" if scale < 1 else "large"
+        self.loc, self.scale = x.mean(0), self._scale(x)
+        smallest, largest = float(self.scale.min()), float(self.scale.max())
+        if not _SMALLEST < smallest <= largest < _LARGEST:
+            size, scale = ("small", smallest) if smallest <= _SMALLEST else ("large", largest)
             raise ValueError(
-                f"X is too {size}: its standard deviation is {float(scale):.3g}, and one between "
+                f"X is too {size}: a standard deviation of {scale:.3g} came, and one between "
                 f"{_SMALLEST:g} and {_LARGEST:g} is expected. Rescale X."
             )
-        if self.fixed is not None and varies and self.fixed < _LEAST_NOISE * variance:
+        if self.fixed is not None and self.fixed < _LEAST_NOISE * largest**2:
             raise ValueError(
                 f"noise_variance={self.fixed:g} is too small beside the variance of X, "
-                f"{float(variance):.3g}: at least {_LEAST_NOISE:g} of it is expected."
+                f"{largest**2:.3g}: at least {_LEAST_NOISE:g} of it is expected."
             )
-        self.loc, self.scale = x.mean(0), scale
+
+    def _scale(self, x: Tensor) -> Tensor:
+        """The standard deviation of all features together, or of each where they are unequal."""
+        varies = (x != x[0]).any(0)
+        if not bool(varies.any()):
+            return x.new_ones(())
+        each = x.std(0, correction=0)
+        shared = each.square().mean().sqrt()
+        own = self.shape != () or float(each[varies].max()) > _UNEQUAL * float(
+            each[varies].median()
+        )
+        return torch.where(varies, each, shared) if own else shared
+
+    def log_prior(self) -> Tensor:
+        """Return ``-sum_d (log v_d + 1 / v_d) / 2``: a row whose residuals are the scale's size."""
+        if self.fixed is not None:
+            return torch.zeros(())
+        noise = self._relative_noise().expand(self.n_features)
+        return -0.5 * (noise.log() + 1 / noise).sum()
 
     def noise_variance(self) -> Tensor:
         """Return the noise variance in squared units of x, float64 of shape () or (n_features,)."""

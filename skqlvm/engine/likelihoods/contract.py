@@ -115,6 +115,14 @@ class Likelihood(nn.Module):
         """
         raise NotImplementedError
 
+    def log_prior(self) -> Tensor:
+        """Return what one row of prior data says of the family's own parameters, in nats.
+
+        Up to a constant. As many rows' worth of it as a fit sees fit is added to the training
+        bound, so that few rows do not lead parameters astray.
+        """
+        return torch.zeros(())
+
     def learned(self) -> dict[str, Tensor]:
         """Return by name what the family has learned about the data, in the units of x."""
         return {}
