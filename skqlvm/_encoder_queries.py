@@ -9,15 +9,7 @@ from ._estimator import checked_finite
 from .engine import models, objectives, posteriors, proposals, quadrature
 from .engine.precision import own_settings
 
-SHAPING = (
-    "encoder",
-    "decoder",
-    "hidden_layer_sizes",
-    "harmonic_order",
-    "image_shape",
-    "latent",
-    "covariance_type",
-)
+SHAPING = (*_parts.SHAPING, "encoder", "latent", "covariance_type")
 """Parameters that shape a model with an encoder, beside those of all models."""
 
 METHODS = ("auto", "elbo", "importance", "quadrature")

@@ -6,7 +6,6 @@ is.
 
 import copy
 from contextlib import contextmanager
-from functools import partial
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from . import _checks, _fitting, _parts
 from ._rows import Chunks, random_seed
 from ._transactions import all_or_nothing
-from .engine import networks, training
+from .engine import training
 from .engine.precision import own_settings
 
 PRECISIONS = ("highest", "medium")
@@ -40,8 +39,8 @@ class LatentEstimator(
 
     ``_check_parameters()`` raises what is wrong with them. ``_build(n_features, n_rows,
     randomness)`` returns a `skqlvm.engine.models.Model`, not yet started at the data.
-    ``_objective(model, batch)`` returns the training bound, a function of a batch and a generator
-    (None for a bound that is the same each time) that gives nats a row, for batches like that one.
+    ``_objective(model, fit)`` returns the training bound, a function of a `Batch` and a generator
+    (None for a bound that is the same each time) that gives nats a row.
     ``_finish(model, x)`` returns what queries need beside the model, as a dict of attributes, from
     some rows x.
     """
@@ -125,7 +124,7 @@ class LatentEstimator(
                 _fitting.annealed(self, fit, self._n_steps(fit)),
                 state,
                 worth_keeping=worth_keeping,
-                before_step=[partial(networks.anneal, model)] if anew else [],
+                before_step=[model.open] if anew else [],
             )
             by_choice = stopped is None and not isinstance(self.max_iter, str)
             if by_choice and _fitting.falls_still(state.history):
@@ -280,7 +279,7 @@ class LatentEstimator(
         if anew:
             model.likelihood.start(fit.rows.batch(fit.trained[:_LARGEST_START]).x.cpu())
         else:
-            networks.anneal(model, 1.0)
+            model.open(1.0)
         return model
 
     def _state_to_continue(self):

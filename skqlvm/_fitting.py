@@ -133,7 +133,7 @@ def train(estimator, model, fit, settings, state, *, worth_keeping, before_step=
     networks.allow_bfloat16(model, estimator.matmul_precision == "medium")
     stream = fit.randomness.stream if _parts.draws_globally(model) else None
     with nullcontext() if stream is None else stream.lent():
-        objective = estimator._objective(model, rows.batch(fit.trained[: fit.batch_size]))
+        objective = estimator._objective(model, fit)
     n_rows = len(fit.trained)
 
     def nats(index):

@@ -14,6 +14,9 @@ DECODERS = {"conv": networks.ConvDecoder, "mlp": networks.MLPDecoder}
 ENCODERS = {"conv": networks.ConvEncoder, "mlp": networks.MLPEncoder}
 PRIORS = {"normal": priors.StandardNormal(), "torus": priors.UniformTorus()}
 
+SHAPING = ("decoder", "hidden_layer_sizes", "harmonic_order", "image_shape")
+"""Parameters of an estimator that shape its decoder."""
+
 _HIGHEST_ORDER, _MOST_HARMONICS, _ROWS_PER_HARMONIC = 14, 210, 25
 
 

@@ -13,7 +13,7 @@ class Progress:
     def __enter__(self):
         if self.verbose:
             try:
-                from tqdm import tqdm
+                from tqdm.auto import tqdm
 
                 self.bar = tqdm(total=self.n_steps, desc=self.name, unit="step", file=sys.stderr)
             except ImportError:

@@ -176,13 +176,7 @@ class QLVMEmbedding(LatentEstimator):
         self.embedding = embedding
         self.output = output
 
-    _shaping = (
-        *LatentEstimator._shaping,
-        "decoder",
-        "hidden_layer_sizes",
-        "harmonic_order",
-        "image_shape",
-    )
+    _shaping = (*LatentEstimator._shaping, *_parts.SHAPING)
 
     def transform(self, X):
         """Return where the rows of X lie on the torus.
@@ -363,11 +357,11 @@ class QLVMEmbedding(LatentEstimator):
         decoder = _parts.build_decoder(self, likelihood.n_outputs, order, randomness)
         return models.Model(n_components, _parts.PRIORS["torus"], decoder, likelihood, order)
 
-    def _objective(self, model, batch):
+    def _objective(self, model, fit):
         points = self._lattice(model, self.n_points, _N_POINTS)
-        terms = model.likelihood.terms(batch.x)
-        z = points.to(model.like)
-        n_at_once = affordable_points(partial(model.table, terms), z, _TRAINING_BYTES)
+        terms = model.likelihood.terms(fit.some(fit.batch_size))
+        table = partial(model.table, terms)
+        n_at_once = affordable_points(table, points.to(model.like), _TRAINING_BYTES)
         model.n_decoded = min(models.Model.n_decoded, n_at_once)
 
         def nats(batch, generator):
@@ -397,6 +391,5 @@ class QLVMEmbedding(LatentEstimator):
 
     @staticmethod
     def _lattice(model, n_points, defaults):
-        """A lattice of so many points, or of the default number for the model's dimension."""
         size = defaults[model.n_components] if isinstance(n_points, str) else int(n_points)
         return lattices.lattice(model.n_components, size)

@@ -200,7 +200,7 @@ class VAEEmbedding(EncoderQueries, LatentEstimator):
         _checks.check_number("beta", self.beta)
         _checks.check_number("mmd_weight", self.mmd_weight)
 
-    def _objective(self, model, batch):
+    def _objective(self, model, fit):
         terms, beta, mmd_weight = (
             OBJECTIVES[self.objective],
             float(self.beta),
@@ -208,7 +208,7 @@ class VAEEmbedding(EncoderQueries, LatentEstimator):
         )
 
         def nats(batch, generator):
-            generator = _the_same(0) if generator is None else generator
+            generator = generator or torch.Generator().manual_seed(0)
             drawn = model.draw(batch.x, int(terms.draws), generator)
             kl = drawn.proposal.kl(drawn.z) if terms.kl else 0
             bound = objectives.elbo(drawn.log_px_z, kl, beta) + drawn.base
@@ -384,19 +384,15 @@ class IWAEEmbedding(EncoderQueries, LatentEstimator):
         _checks.check_integer("n_importance_samples", self.n_importance_samples)
         _checks.check_option("gradient", self.gradient, GRADIENTS)
 
-    def _objective(self, model, batch):
+    def _objective(self, model, fit):
         n_draws, doubly = int(self.n_importance_samples), self.gradient == "doubly_reparametrized"
 
         def nats(batch, generator):
-            drawn = model.draw(batch.x, n_draws, _the_same(0) if generator is None else generator)
+            generator = generator or torch.Generator().manual_seed(0)
+            drawn = model.draw(batch.x, n_draws, generator)
             log_w = drawn.log_w(model.prior, through_draws_only=doubly)
             if doubly:
                 return objectives.doubly_reparametrized(log_w, drawn.z) + drawn.base
             return objectives.log_mean_exp(log_w) + drawn.base
 
         return nats
-
-
-def _the_same(seed):
-    """A generator of the same noise at each validation."""
-    return torch.Generator().manual_seed(seed)

@@ -18,29 +18,6 @@ FILES = sorted(ROOT.rglob("*.py"))
 ENGINE = sorted(ROOT.glob("engine/**/*.py"))
 SAMPLING = sorted(ROOT.glob("sampling/*.py"))
 TORCH_FREE = [*SAMPLING, ROOT / "_checks.py", ROOT / "_transactions.py"]
-BELOW = {
-    "__init__": set(),
-    "torus": set(),
-    "precision": set(),
-    "randomness": set(),
-    "memory": set(),
-    "contract": set(),
-    "categories": {"contract"},
-    "counts": {"contract"},
-    "continuous": {"contract", "precision"},
-    "likelihoods": {"contract", "categories", "counts", "continuous"},
-    "lattices": {"torus"},
-    "priors": {"torus"},
-    "posteriors": {"torus"},
-    "proposals": {"torus"},
-    "networks": {"precision"},
-    "atlas": {"precision", "likelihoods"},
-    "models": {"likelihoods", "priors", "proposals"},
-    "objectives": {"models", "priors"},
-    "quadrature": {"atlas", "lattices", "models", "objectives"},
-    "training": {"randomness"},
-}
-"""What each module of the engine imports of the engine, and no more: see doc/architecture.rst."""
 
 
 def name_of(path):
@@ -84,26 +61,34 @@ def test_engine_imports_torch_and_the_standard_library_only(path):
     assert not foreign
 
 
-def place_of(path):
-    """The name of a module of the engine in BELOW: that of its folder for a package."""
-    return (
-        path.parent.name
-        if path.stem == "__init__" and path.parent != ROOT / "engine"
-        else path.stem
-    )
+def arrows_drawn():
+    """The modules that each module imports, as doc/architecture.rst draws them."""
+    page = (ROOT.parent / "doc" / "architecture.rst").read_text(encoding="utf-8")
+    arrow = r"^    (\S+) +-> (.+(?:\n {20,}\S.*)*)"
+    return {name: set(below.split()) for name, below in re.findall(arrow, page, re.M)}
 
 
-@pytest.mark.parametrize("path", ENGINE, ids=identify)
-def test_engine_modules_import_what_stands_below_them(path):
-    place = place_of(path)
-    assert place in BELOW, f"{identify(path)} is new: give it a place in BELOW"
-    names = {name.split(".")[-1] for name in modules_imported(path)}
-    assert names - {"engine", "skqlvm"} == BELOW[place]
+def short(name):
+    return name.removeprefix("skqlvm").removeprefix(".") or "__init__"
 
 
-def test_places_in_the_engine_have_no_cycle():
-    graph = TopologicalSorter(BELOW)
-    assert set(graph.static_order()) == set(BELOW)
+@pytest.mark.parametrize("path", FILES, ids=identify)
+def test_modules_import_what_the_page_on_architecture_draws(path):
+    rooms = {"skqlvm", "skqlvm.engine", "skqlvm.sampling"}
+    found = {short(name) for name in modules_imported(path) - rooms}
+    assert found == arrows_drawn().get(short(name_of(path)), set())
+
+
+def test_arrows_are_drawn_without_a_cycle_and_to_modules_that_exist():
+    arrows = arrows_drawn()
+    assert set(TopologicalSorter(arrows).static_order()) <= {short(name_of(path)) for path in FILES}
+    assert set(arrows) <= {short(name_of(path)) for path in FILES}
+
+
+def test_page_on_architecture_lists_every_module():
+    page = (ROOT.parent / "doc" / "architecture.rst").read_text(encoding="utf-8")
+    layout = page[page.index("\nLayout\n") : page.index("Arrows of import")]
+    assert not [path.name for path in FILES if path.name not in layout]
 
 
 @pytest.mark.parametrize("path", TORCH_FREE, ids=identify)

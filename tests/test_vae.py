@@ -707,7 +707,7 @@ def encoder_gradients(known, gradient, n_draws, repeats):
     parts, batch = copy.deepcopy(model._model), models.Batch(torch.tensor(X))
     parts.encoder = Learning(known)
     parts.train()
-    nats, generator = model._objective(parts, batch), torch.Generator().manual_seed(0)
+    nats, generator = model._objective(parts, None), torch.Generator().manual_seed(0)
     parameters = list(parts.encoder.parameters())
     rows = [torch.autograd.grad(-nats(batch, generator).mean(), parameters) for _ in range(repeats)]
     return torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])

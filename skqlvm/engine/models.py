@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from . import networks
 from .likelihoods import ExponentialFamily, Terms
 from .priors import Prior
 from .proposals import Proposal, proposal
@@ -103,6 +104,10 @@ class Model(nn.Module):
     def like(self) -> Tensor:
         """A parameter of the decoder, whose device and dtype points are brought to."""
         return next(self.decoder.parameters())
+
+    def open(self, fraction: float) -> None:
+        """Open the decoder's harmonics as far as a training that far should, from 0 to 1."""
+        networks.anneal(self.decoder, fraction)
 
     def outputs(self, z: Tensor) -> Tensor:
         """Decode points of any dtype, (..., k) -> (..., n_outputs), in parts that fit in memory."""
