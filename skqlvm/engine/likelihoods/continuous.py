@@ -21,8 +21,8 @@ further to go than a weight."""
 _SMALLEST, _LARGEST = 1e-30, 1e30
 """Scales whose products with float32 numbers neither vanish nor overflow."""
 
-_LEAST_NOISE = 1e-10
-"""Smallest fixed noise, as a fraction of the data's variance, under which float32 can train."""
+_NOISE = 1e-10, 1e30
+"""Smallest and largest fixed noise beside the data's variance that float32 can train with."""
 
 LOG_TWO_PI = log(2 * pi)
 
@@ -74,21 +74,22 @@ class Gaussian(ExponentialFamily):
             If the data's scale, or a fixed noise beside it, is out of reach of float32.
         """
         x = x.double()
-        variance = x.var(0, correction=0).mean()
+        loc, largest = x.mean(0), float(x.abs().max())
+        if not largest < _LARGEST:
+            raise ValueError(
+                f"X is too large: its largest absolute value is {largest:.3g}, and one "
+                f"below {_LARGEST:g} is expected. Rescale X."
+            )
         varies = bool((x != x[0]).any())
-        scale = variance.sqrt() if varies else torch.ones_like(variance)
-        if not _SMALLEST < float(scale) < _LARGEST:
-            size = "small" if scale < 1 else "large"
+        scale = _spread(x - loc) if varies else torch.ones_like(loc[0])
+        if not float(scale) > _SMALLEST:
             raise ValueError(
-                f"X is too {size}: its standard deviation is {float(scale):.3g}, and one between "
-                f"{_SMALLEST:g} and {_LARGEST:g} is expected. Rescale X."
+                f"X is too small: its standard deviation is {float(scale):.3g}, and one above "
+                f"{_SMALLEST:g} is expected. Rescale X."
             )
-        if self.fixed is not None and varies and self.fixed < _LEAST_NOISE * variance:
-            raise ValueError(
-                f"noise_variance={self.fixed:g} is too small beside the variance of X, "
-                f"{float(variance):.3g}: at least {_LEAST_NOISE:g} of it is expected."
-            )
-        self.loc, self.scale = x.mean(0), scale
+        if self.fixed is not None and varies:
+            _check_beside(self.fixed, float(scale) ** 2)
+        self.loc, self.scale = loc, scale
 
     def noise_variance(self) -> Tensor:
         """Return the noise variance in squared units of x, float64 of shape () or (n_features,)."""
@@ -130,3 +131,24 @@ class Gaussian(ExponentialFamily):
         mean, where = self.mean(outputs), generator.device
         noise = torch.randn(mean.shape, dtype=mean.dtype, generator=generator, device=where)
         return mean + self.noise_variance().sqrt().to(mean) * noise.to(mean.device)
+
+
+def _spread(residuals: Tensor) -> Tensor:
+    """Root of the mean square of residuals whose squares may underflow."""
+    largest = residuals.abs().max()
+    return largest * (residuals / largest).square().mean().sqrt()
+
+
+def _check_beside(noise: float, variance: float) -> None:
+    """Raise if a fixed noise is out of reach of float32 in units of the data's variance."""
+    least, most = _NOISE
+    if noise < least * variance:
+        size, limit = "small", f"least {least:g}"
+    elif noise > most * variance:
+        size, limit = "large", f"most {most:g}"
+    else:
+        return
+    raise ValueError(
+        f"noise_variance={noise:g} is too {size} beside the variance of X, {variance:.3g}: at "
+        f"{limit} of it is expected."
+    )
