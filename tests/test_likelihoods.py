@@ -516,10 +516,10 @@ def test_gaussian_noise_starts_at_half_the_variance_of_the_data(noise_variance, 
 
 
 @pytest.mark.parametrize("noise_variance", LEARNED)
-@pytest.mark.parametrize(("given", "floor"), [({}, 1e-4), ({"floor": 0.01}, 0.01)])
-def test_gaussian_noise_stops_at_the_floor(noise_variance, given, floor, generator):
+@pytest.mark.parametrize(("options", "floor"), [({}, 1e-4), ({"floor": 0.01}, 0.01)])
+def test_gaussian_noise_stops_at_the_floor(noise_variance, options, floor, generator):
     x = reals(outputs(generator, 101, 3))
-    likelihood = likelihoods.Gaussian(3, noise_variance, **given)
+    likelihood = likelihoods.Gaussian(3, noise_variance, **options)
     likelihood.start(x)
     with torch.no_grad():
         for parameter in likelihood.parameters():
