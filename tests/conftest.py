@@ -3,6 +3,7 @@
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from torch.overrides import TorchFunctionMode
 
 settings.register_profile(
     "skqlvm",
@@ -50,3 +51,35 @@ def device(request):
 def generator():
     """A seeded generator on the processor."""
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def coarse():
+    """Products that a process lets round their inputs, as a user may have set before."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    yield
+    assert torch.get_float32_matmul_precision() == "medium"
+    torch.set_float32_matmul_precision(before)
+
+
+class _Products(TorchFunctionMode):
+    """Notes the precision that each matrix product is asked for, while it is entered."""
+
+    names = {"matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "einsum"}
+
+    def __init__(self):
+        super().__init__()
+        self.precisions = []
+
+    def __torch_function__(self, function, types, arguments=(), keywords=None):
+        if getattr(function, "__name__", None) in self.names:
+            self.precisions.append(torch.get_float32_matmul_precision())
+        return function(*arguments, **(keywords or {}))
+
+
+@pytest.fixture
+def products(coarse):
+    """A context whose `precisions` are those of the matrix products inside, where the process has
+    set a coarse one: it shows also on machines that never round."""
+    return _Products()

@@ -21,8 +21,8 @@ further to go than a weight."""
 _SMALLEST, _LARGEST = 1e-30, 1e30
 """Scales whose products with float32 numbers neither vanish nor overflow."""
 
-_LEAST_NOISE = 1e-10
-"""Smallest fixed noise, as a fraction of the data's variance, under which float32 can train."""
+_NOISE = 1e-10, 1e30
+"""Smallest and largest fixed noise beside the data's variance that float32 can train with."""
 
 _UNEQUAL = 10.0
 """Ratio of the largest to the median standard deviation above which features have scales of their
@@ -81,31 +81,30 @@ class Gaussian(ExponentialFamily):
             If the data's scale, or a fixed noise beside it, is out of reach of float32.
         """
         x = x.double()
-        self.loc, self.scale = x.mean(0), self._scale(x)
-        smallest, largest = float(self.scale.min()), float(self.scale.max())
-        if not _SMALLEST < smallest <= largest < _LARGEST:
-            size, scale = ("small", smallest) if smallest <= _SMALLEST else ("large", largest)
+        loc, largest = x.mean(0), float(x.abs().max())
+        if not largest < _LARGEST:
             raise ValueError(
-                f"X is too {size}: a standard deviation of {scale:.3g} came, and one between "
-                f"{_SMALLEST:g} and {_LARGEST:g} is expected. Rescale X."
+                f"X is too large: its largest absolute value is {largest:.3g}, and one "
+                f"below {_LARGEST:g} is expected. Rescale X."
             )
-        if self.fixed is not None and self.fixed < _LEAST_NOISE * largest**2:
-            raise ValueError(
-                f"noise_variance={self.fixed:g} is too small beside the variance of X, "
-                f"{largest**2:.3g}: at least {_LEAST_NOISE:g} of it is expected."
-            )
-
-    def _scale(self, x: Tensor) -> Tensor:
-        """The standard deviation of all features together, or of each where they are unequal."""
         varies = (x != x[0]).any(0)
-        if not bool(varies.any()):
-            return x.new_ones(())
-        each = x.std(0, correction=0)
-        shared = each.square().mean().sqrt()
-        own = self.shape != () or float(each[varies].max()) > _UNEQUAL * float(
-            each[varies].median()
-        )
-        return torch.where(varies, each, shared) if own else shared
+        scale = self._scale_of(x - loc, varies) if bool(varies.any()) else torch.ones_like(loc[0])
+        if not float(scale.min()) > _SMALLEST:
+            raise ValueError(
+                f"X is too small: its standard deviation is {float(scale.min()):.3g}, and one above "
+                f"{_SMALLEST:g} is expected. Rescale X."
+            )
+        if self.fixed is not None and bool(varies.any()):
+            _check_beside(self.fixed, float(scale.max()) ** 2)
+        self.loc, self.scale = loc, scale
+
+    def _scale_of(self, residuals: Tensor, varies: Tensor) -> Tensor:
+        """The root mean square of all features together, or of each where they are unequal."""
+        largest = residuals.abs().max()  # squares may underflow
+        each = largest * (residuals / largest).square().mean(0).sqrt()
+        shared = largest * (residuals / largest).square().mean().sqrt()
+        unequal = float(each[varies].max()) > _UNEQUAL * float(each[varies].median())
+        return torch.where(varies, each, shared) if unequal or self.shape else shared
 
     def log_prior(self) -> Tensor:
         """Return ``-sum_d (log v_d + 1 / v_d) / 2``: a row whose residuals are the scale's size."""
@@ -154,3 +153,18 @@ class Gaussian(ExponentialFamily):
         mean, where = self.mean(outputs), generator.device
         noise = torch.randn(mean.shape, dtype=mean.dtype, generator=generator, device=where)
         return mean + self.noise_variance().sqrt().to(mean) * noise.to(mean.device)
+
+
+def _check_beside(noise: float, variance: float) -> None:
+    """Raise if a fixed noise is out of reach of float32 in units of the data's variance."""
+    least, most = _NOISE
+    if noise < least * variance:
+        size, limit = "small", f"least {least:g}"
+    elif noise > most * variance:
+        size, limit = "large", f"most {most:g}"
+    else:
+        return
+    raise ValueError(
+        f"noise_variance={noise:g} is too {size} beside the variance of X, {variance:.3g}: at "
+        f"{limit} of it is expected."
+    )

@@ -87,9 +87,11 @@ class Likelihood(nn.Module):
             raise ValueError(f"expects X in {interval}, but got a minimum of {smallest:.9g}")
         if largest > high + ROUNDING:
             raise ValueError(f"expects X in {interval}, but got a maximum of {largest:.9g}")
-        if self.integral and not bool((x == x.round()).all()):
-            fraction = float(x[x != x.round()][0])
-            raise ValueError(f"expects whole numbers, but got a value of {fraction:.9g}")
+        if self.integral:
+            broken = abs(x - x.round()) > ROUNDING
+            if bool(broken.any()):
+                value = float(x[broken][0])
+                raise ValueError(f"expects whole numbers, but got a value of {value:.9g}")
 
     def inputs(self, x: Tensor) -> Tensor:
         """Return x as an encoder should see it, of moderate size, of shape (n_samples, d)."""
@@ -165,10 +167,12 @@ class ExponentialFamily(Likelihood):
         return self.statistics(x)
 
     def terms(self, x: Tensor, mask: Tensor | None = None) -> Terms:
-        statistics, base = self.statistics(x), self.log_base(x)
-        if mask is not None:
-            statistics = torch.where(mask, statistics, 0)
-            base = torch.where(mask, base, 0)
+        if mask is None or bool(mask.all()):
+            return Terms(self.statistics(x), self.log_base(x).sum(-1))
+        # filled first: gradients go through what a mask hides afterwards, and would be NaN
+        filled = torch.where(mask, x, 0)
+        statistics = torch.where(mask, self.statistics(filled), 0)
+        base = torch.where(mask, self.log_base(filled), 0)
         return Terms(statistics, base.sum(-1), mask)
 
     def table(self, terms: Terms, outputs: Tensor) -> Tensor:
