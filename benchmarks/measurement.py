@@ -272,13 +272,20 @@ def alternate(contenders, repeats, device="cpu"):
 
 
 def umap_class(arguments):
-    """Return UMAP, or None with a line that says why."""
+    """Return UMAP, or None with a line that says why; on as many threads as torch.
+
+    Left to itself, numba starts a thread for each core whatever OMP_NUM_THREADS says, and its first
+    parallel call gives torch as many: whatever is timed after it would run otherwise than before
+    (see bench_threads.py)."""
     if arguments.quick:
         print(
             "UMAP is skipped: under --quick, it would compile for longer than all the rest takes.",
             file=sys.stderr,
         )
         return None
+    import torch
+
+    os.environ.setdefault("NUMBA_NUM_THREADS", str(torch.get_num_threads()))
     try:
         from umap import UMAP
     except ImportError:
@@ -378,8 +385,9 @@ def _ru_maxrss_bytes():
     )
 
 
-def fresh_process(function, **parameters):
-    """Call a function of a benchmark in a new interpreter; parameters and result travel as JSON."""
+def fresh_process(function, environment=None, **parameters):
+    """Call a function of a benchmark in a new interpreter, with other variables of the environment
+    if given; parameters and result travel as JSON."""
     module = function.__module__
     if module == "__main__":
         module = Path(sys.modules["__main__"].__file__).stem
@@ -390,7 +398,8 @@ def fresh_process(function, **parameters):
     paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
         [sys.executable, "-c", code, json.dumps(parameters)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        env=(os.environ if environment is None else environment)
+        | {"PYTHONPATH": os.pathsep.join(paths)},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
