@@ -89,9 +89,10 @@ class Gaussian(ExponentialFamily):
             )
         varies = (x != x[0]).any(0)
         scale = self._scale_of(x - loc, varies) if bool(varies.any()) else torch.ones_like(loc[0])
-        if not float(scale.min()) > _SMALLEST:
+        smallest = float(scale.min())
+        if not smallest > _SMALLEST:
             raise ValueError(
-                f"X is too small: its standard deviation is {float(scale.min()):.3g}, and one above "
+                f"X is too small: its standard deviation is {smallest:.3g}, and one above "
                 f"{_SMALLEST:g} is expected. Rescale X."
             )
         if self.fixed is not None and bool(varies.any()):
