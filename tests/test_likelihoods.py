@@ -504,14 +504,19 @@ def test_gaussian_refuses_other_names_of_noise():
     assert str(caught.value) == expected
 
 
+def squared_scale(x, noise):
+    """The variance that noise is relative to: of each feature where each has noise of its own."""
+    variance = x.var(0, correction=0)
+    return variance if noise.ndim else variance.mean()
+
+
 @pytest.mark.parametrize("noise_variance", LEARNED)
 def test_gaussian_noise_starts_at_half_the_variance_of_the_data(noise_variance, generator):
     likelihood, x = likelihoods.Gaussian(3, noise_variance), reals(outputs(generator, 101, 3))
     for factor in (1, 1e3):
         likelihood.start(factor * x)
         noise = likelihood.noise_variance().detach()
-        variance = factor**2 * x.var(0, correction=0).mean()
-        expected = ((0.5 + 1e-4) * variance).expand(noise.shape)
+        expected = (0.5 + 1e-4) * factor**2 * squared_scale(x, noise)
         torch.testing.assert_close(noise, expected, rtol=1e-6, atol=0)
 
 
@@ -525,7 +530,7 @@ def test_gaussian_noise_stops_at_the_floor(noise_variance, options, floor, gener
         for parameter in likelihood.parameters():
             parameter.fill_(-1000)
     noise = likelihood.noise_variance().detach()
-    torch.testing.assert_close(noise, floor * x.var(0, correction=0).mean().expand(noise.shape))
+    torch.testing.assert_close(noise, floor * squared_scale(x, noise))
     assert log_prob(likelihood, x, torch.zeros(1, 3)).isfinite().all()
 
 
@@ -535,8 +540,9 @@ def test_gaussian_noise_above_the_floor_moves_tenfold_in_logs(noise_variance, ge
     likelihood = likelihoods.Gaussian(3, noise_variance, floor=0.03).double()
     x = reals(outputs(generator, 101, 3))
     likelihood.start(x)
-    floor = 0.03 * x.var(0, correction=0).mean()
-    before = likelihood.noise_variance().detach() - floor
+    before = likelihood.noise_variance().detach()
+    floor = 0.03 * squared_scale(x, before)
+    before = before - floor
     with torch.no_grad():
         likelihood.slow_log_noise += 0.01
     close(likelihood.noise_variance().detach() - floor, exp(0.1) * before)
@@ -722,8 +728,49 @@ def test_gaussian_takes_constant_data_in_units_of_one(value, dtype, noise_varian
     x = torch.full((101, 3), value, dtype=dtype)
     likelihood = likelihoods.Gaussian(3, noise_variance)
     likelihood.start(x)
-    assert likelihood.scale == 1
+    assert (likelihood.scale == 1).all()
     expected = -0.5 * (2 * pi * likelihood.noise_variance().expand(3)).log().sum().item()
     table = log_prob(likelihood, x, torch.zeros(1, 3, dtype=torch.float64)).detach()
     whole = torch.full((101, 1), expected, dtype=torch.float64)
     torch.testing.assert_close(table, whole, rtol=1e-6, atol=1e-6)
+
+
+def test_gaussian_has_one_scale_for_like_features_and_one_each_for_unlike_ones(generator):
+    x = reals(outputs(generator, 101, 5)) * torch.tensor([1.0, 2, 3, 4, 0])
+    like = likelihoods.Gaussian(5)
+    like.start(x)
+    close(like.scale, x.var(0, correction=0).mean().sqrt().expand(5))
+    assert like.noise_variance().shape == ()
+    unlike = likelihoods.Gaussian(5)
+    unlike.start(x * torch.tensor([1.0, 1, 1, 1000, 1]))
+    assert unlike.noise_variance().shape == (5,)
+    close(unlike.scale[:3], x.std(0, correction=0)[:3])
+    assert unlike.scale[4] > 0, "a constant feature has the scale of all together"
+
+
+def test_gaussian_nats_are_in_the_units_of_unlike_features(generator):
+    """The density of y = a x at a x is that of x at x less sum_d log a_d."""
+    x, factors = reals(outputs(generator, 101, 3)), torch.tensor([1.0, 1.0, 1e6]).double()
+    plain, scaled = likelihoods.Gaussian(3, "diagonal"), likelihoods.Gaussian(3)
+    plain.start(x)
+    scaled.start(x * factors)
+    decoded = outputs(generator, 7, 3)
+    difference = log_prob(plain, x, decoded) - log_prob(scaled, x * factors, decoded)
+    close(difference, torch.full_like(difference, float(factors.log().sum())))
+
+
+def test_gaussian_prior_is_that_of_a_row_with_residuals_of_the_scale(generator):
+    """Its noise of largest density is the scale, and with the rows of data their average."""
+    likelihood, x = likelihoods.Gaussian(3).double(), reals(outputs(generator, 101, 3))
+    likelihood.start(x)
+    noise = torch.linspace(0.05, 3, 1001, dtype=torch.float64)
+    residual, n, n_prior = 0.2, 101, 20
+    values = []
+    for v in noise:
+        with torch.no_grad():
+            likelihood.slow_log_noise.copy_((v - likelihood.floor).log() / 10)
+        data = -0.5 * n * 3 * (v.log() + residual / v)
+        values.append(float((data + n_prior * likelihood.log_prior()).detach()))
+    best = float(noise[int(torch.tensor(values).argmax())])
+    assert abs(best - (n * residual + n_prior) / (n + n_prior)) < 0.01
+    assert float(likelihoods.Gaussian(3, 0.5).log_prior()) == 0

@@ -67,7 +67,7 @@ class Gaussian(ExponentialFamily):
         self.shape = (n_features,) if noise_variance == "diagonal" else ()
         self.fixed = None if isinstance(noise_variance, str) else float(noise_variance)
         self.register_buffer("loc", torch.zeros(n_features, dtype=torch.float64))
-        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
+        self.register_buffer("scale", torch.ones(n_features, dtype=torch.float64))
         if self.fixed is None:
             start = torch.full(self.shape, log(_START) / _SPEED, dtype=torch.float32)
             self.slow_log_noise = nn.Parameter(start)
@@ -88,7 +88,7 @@ class Gaussian(ExponentialFamily):
                 f"below {_LARGEST:g} is expected. Rescale X."
             )
         varies = (x != x[0]).any(0)
-        scale = self._scale_of(x - loc, varies) if bool(varies.any()) else torch.ones_like(loc[0])
+        scale = self._scale_of(x - loc, varies) if bool(varies.any()) else torch.ones_like(loc)
         smallest = float(scale.min())
         if not smallest > _SMALLEST:
             raise ValueError(
@@ -105,7 +105,7 @@ class Gaussian(ExponentialFamily):
         each = largest * (residuals / largest).square().mean(0).sqrt()
         shared = largest * (residuals / largest).square().mean().sqrt()
         unequal = float(each[varies].max()) > _UNEQUAL * float(each[varies].median())
-        return torch.where(varies, each, shared) if unequal or self.shape else shared
+        return torch.where(varies & (unequal or bool(self.shape)), each, shared)
 
     def log_prior(self) -> Tensor:
         """Return ``-sum_d (log v_d + 1 / v_d) / 2``: a row whose residuals are the scale's size."""
@@ -116,7 +116,11 @@ class Gaussian(ExponentialFamily):
 
     def noise_variance(self) -> Tensor:
         """Return the noise variance in squared units of x, float64 of shape () or (n_features,)."""
-        return self._relative_noise() * self.scale**2
+        if self.fixed is not None:
+            return self.scale.new_tensor(self.fixed)
+        variance = self._relative_noise() * self.scale**2
+        one_for_all = not self.shape and bool((self.scale == self.scale[0]).all())
+        return variance[0] if one_for_all else variance
 
     def learned(self) -> dict[str, Tensor]:
         return {"noise_variance": self.noise_variance()}
