@@ -1,5 +1,5 @@
-"""What is maximised: closed forms of known decoders, a NumPy model, chunks, Fisher's identity, and
-bounds from draws."""
+"""What is maximised: closed forms of known decoders, a NumPy model, chunks, Fisher's identity,
+bounds from draws and their errors, and the distance of codes from a prior."""
 
 from math import exp, log, pi, sqrt
 
@@ -12,7 +12,8 @@ from scipy.special import ive, logsumexp
 from torch import nn
 
 from skqlvm.engine import lattices, likelihoods, networks, objectives, posteriors, proposals
-from skqlvm.engine.precision import matmul_precision
+from skqlvm.engine.models import Draws
+from skqlvm.engine.priors import StandardNormal, UniformTorus
 
 CIRCLE_X = torch.tensor([[0.6, 0.3]], dtype=torch.float64)
 CIRCLE_NATS = -1.9273756194246134
@@ -26,9 +27,15 @@ def rings(z, radii=(1.0, 0.5)):
     return torch.stack([radii * angles.cos(), radii * angles.sin()], -1).flatten(1)
 
 
+def nats_table(likelihood, x, outputs):
+    """The table of log p(x_i | z_j), with all that it owes to the row."""
+    terms = likelihood.terms(x)
+    return likelihood.table(terms, outputs) + terms.base[:, None]
+
+
 def ring_table(x, variance=0.1):
     likelihood = likelihoods.Gaussian(x.shape[1], variance)
-    return lambda z: likelihood.table(x, rings(z))
+    return lambda z: nats_table(likelihood, x, rings(z))
 
 
 def ring_nats(x, variance=0.1, radii=(1.0, 0.5)):
@@ -106,19 +113,22 @@ def test_log_mean_exp_takes_impossible_points():
     k=st.integers(1, 3),
     m=st.integers(1, 99),
     seed=st.integers(0, 99),
-    name=st.sampled_from(["bernoulli", "gaussian"]),
+    name=st.sampled_from(list(likelihoods.FAMILIES)),
 )
 def test_constant_decoder_gives_its_own_likelihood_on_every_lattice(k, m, seed, name):
     """No size of the lattice changes it: log p(x) = log p(x | mean)."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.rand(5, 3, dtype=torch.float64, generator=generator)
-    likelihood = {"bernoulli": likelihoods.Bernoulli, "gaussian": likelihoods.Gaussian}[name](3)
+    likelihood = likelihoods.FAMILIES[name](3)
     likelihood.start(x)
     constant = torch.randn(1, 3, dtype=torch.float64, generator=generator)
     points = lattices.shifted(lattices.lattice(k, m), lattices.random_shift(k, generator))
-    table = likelihood.table(x, constant.expand(len(points), 3))
+    table = nats_table(likelihood, x, constant.expand(len(points), 3))
     torch.testing.assert_close(
-        objectives.log_mean_exp(table), likelihood.table(x, constant)[:, 0], rtol=0, atol=1e-12
+        objectives.log_mean_exp(table),
+        nats_table(likelihood, x, constant)[:, 0],
+        rtol=0,
+        atol=1e-12,
     )
     weights = posteriors.responsibilities(table)
     torch.testing.assert_close(
@@ -189,9 +199,8 @@ def test_trigonometric_coins_are_integrated_exactly(m, rho, shift):
     rho^2 / 2) / 4."""
     points = lattices.shifted(lattices.lattice(1, m), torch.tensor([shift], dtype=torch.float64))
     probability = (0.5 * (1 + rho * (2 * pi * points).cos())).expand(m, 2)
-    both_on = likelihoods.Bernoulli(2).table(
-        torch.ones(1, 2, dtype=torch.float64), torch.logit(probability)
-    )
+    ones = torch.ones(1, 2, dtype=torch.float64)
+    both_on = nats_table(likelihoods.Bernoulli(2), ones, torch.logit(probability))
     assert objectives.log_mean_exp(both_on).exp().item() == pytest.approx(
         0.25 * (1 + rho**2 / 2), abs=1e-14
     )
@@ -202,7 +211,7 @@ def test_trigonometric_coins_have_the_printed_probability(m, generator):
     for shift in shifts(10, 1, generator):
         points = lattices.shifted(lattices.lattice(1, m), shift)
         logits = torch.logit(0.5 * (1 + 0.8 * (2 * pi * points).cos())).expand(m, 2)
-        both_on = likelihoods.Bernoulli(2).table(torch.ones(1, 2, dtype=torch.float64), logits)
+        both_on = nats_table(likelihoods.Bernoulli(2), torch.ones(1, 2).double(), logits)
         assert objectives.log_mean_exp(both_on).exp().item() == pytest.approx(0.33, abs=1e-15)
 
 
@@ -216,9 +225,8 @@ def test_step_decoder_is_integrated_exactly_for_every_shift(axis, q, generator):
     for shift in shifts(50, 2, generator):
         points = lattices.shifted(lattices.lattice(2, 610), shift)
         probability = second + (first - second) * (points[:, axis : axis + 1] < q / 610).double()
-        table = likelihoods.Bernoulli(1).table(
-            torch.ones(1, 1, dtype=torch.float64), torch.logit(probability)
-        )
+        on = torch.ones(1, 1, dtype=torch.float64)
+        table = nats_table(likelihoods.Bernoulli(1), on, torch.logit(probability))
         assert objectives.log_mean_exp(table).exp().item() == pytest.approx(expected, abs=1e-13)
 
 
@@ -271,7 +279,7 @@ def test_chunked_bound_equals_one_pass_in_value_and_gradient(m, chunk_size, seed
 
     def bound_and_gradient(chunk_size):
         bound = objectives.lattice_bound(
-            lambda z: likelihood.table(x, decoder(z)), points, chunk_size
+            lambda z: nats_table(likelihood, x, decoder(z)), points, chunk_size
         )
         return bound.detach(), torch.autograd.grad(bound @ row_weights, parameters)
 
@@ -290,7 +298,7 @@ def test_chunked_bound_decodes_twice_and_never_more_than_a_chunk(generator):
 
     def table(z):
         sizes.append(len(z))
-        return likelihood.table(x, decoder(z))
+        return nats_table(likelihood, x, decoder(z))
 
     bound = objectives.lattice_bound(table, points, 5)
     assert sizes == [5] * 6 + [4]
@@ -302,26 +310,25 @@ def test_chunked_bound_needs_no_gradient(generator):
     x, decoder, likelihood, _ = model(generator)
     points = lattices.lattice(2, 34)
     with torch.no_grad():
-        table = likelihood.table(x, decoder(points))
-        bound = objectives.lattice_bound(lambda z: likelihood.table(x, decoder(z)), points, 5)
+        table = nats_table(likelihood, x, decoder(points))
+        bound = objectives.lattice_bound(lambda z: nats_table(likelihood, x, decoder(z)), points, 5)
     assert not bound.requires_grad
     torch.testing.assert_close(bound, objectives.log_mean_exp(table), rtol=0, atol=1e-12)
 
 
-def test_chunked_bound_of_coarse_products_is_that_of_one_pass(generator, device):
+def test_chunked_bound_of_coarse_products_is_that_of_one_pass(generator, device, coarse):
     x = torch.randn(7, 5, generator=generator).to(device)
     decoder, likelihood = (
         networks.MLPDecoder(2, 5, (11,), 2).to(device),
         likelihoods.Gaussian(5).to(device),
     )
     points, results = lattices.lattice(2, 34, torch.float32).to(device), []
-    with matmul_precision("medium"):
-        for chunk_size in (5, None):
-            bound = objectives.lattice_bound(
-                lambda z: likelihood.table(x, decoder(z)), points, chunk_size
-            )
-            gradient = torch.autograd.grad(bound.mean(), decoder.parameters())
-            results.append((bound.detach(), torch.cat([g.flatten() for g in gradient])))
+    for chunk_size in (5, None):
+        bound = objectives.lattice_bound(
+            lambda z: nats_table(likelihood, x, decoder(z)), points, chunk_size
+        )
+        gradient = torch.autograd.grad(bound.mean(), decoder.parameters())
+        results.append((bound.detach(), torch.cat([g.flatten() for g in gradient])))
     (bound, gradient), (expected, expected_gradient) = results
     torch.testing.assert_close(bound, expected, rtol=0, atol=1e-4)
     assert (gradient - expected_gradient).norm() < 0.02 * expected_gradient.norm()
@@ -330,9 +337,9 @@ def test_chunked_bound_of_coarse_products_is_that_of_one_pass(generator, device)
 def test_bound_of_a_row_does_not_depend_on_the_others(generator):
     x, decoder, likelihood, _ = model(generator)
     points = lattices.lattice(2, 34)
-    together = objectives.lattice_bound(lambda z: likelihood.table(x, decoder(z)), points)
+    together = objectives.lattice_bound(lambda z: nats_table(likelihood, x, decoder(z)), points)
     order = torch.tensor([3, 0, 6, 5])
-    apart = objectives.lattice_bound(lambda z: likelihood.table(x[order], decoder(z)), points)
+    apart = objectives.lattice_bound(lambda z: nats_table(likelihood, x[order], decoder(z)), points)
     torch.testing.assert_close(apart, together[order], rtol=0, atol=1e-12)
 
 
@@ -341,7 +348,7 @@ def test_bound_does_not_depend_on_the_order_of_points(generator):
     points = lattices.lattice(2, 34)
     permuted = points[torch.randperm(34, generator=generator)]
     bounds = [
-        objectives.lattice_bound(lambda z: likelihood.table(x, decoder(z)), z, 5)
+        objectives.lattice_bound(lambda z: nats_table(likelihood, x, decoder(z)), z, 5)
         for z in (points, permuted)
     ]
     torch.testing.assert_close(*bounds, rtol=0, atol=1e-12)
@@ -355,95 +362,40 @@ def test_bound_does_not_depend_on_the_order_of_points(generator):
     d=st.integers(1, 5),
     m=st.integers(1, 34),
     seed=st.integers(0, 99),
-    name=st.sampled_from(["bernoulli", "gaussian"]),
+    name=st.sampled_from(list(likelihoods.FAMILIES)),
 )
 def test_gradient_of_the_bound_is_fishers_identity(n, d, m, seed, name):
-    """d(mean bound) / d(eta) = (W^T T(x) - sum(W) A'(eta)) / n, with W the responsibilities."""
+    """d(mean bound) / d(eta) = (W^T T(x) - sum(W) A'(eta)) / n, with W the responsibilities and
+    A' the mean of T."""
     generator = torch.Generator().manual_seed(seed)
-    likelihood = {"bernoulli": likelihoods.Bernoulli(d), "gaussian": likelihoods.Gaussian(d, 0.3)}[
-        name
-    ]
+    likelihood = likelihoods.FAMILIES[name](d).requires_grad_(False)
     x = torch.rand(n, d, dtype=torch.float64, generator=generator)
     outputs = torch.randn(m, d, dtype=torch.float64, generator=generator).requires_grad_()
-    table = likelihood.table(x, outputs)
+    table = nats_table(likelihood, x, outputs)
     (gradient,) = torch.autograd.grad(objectives.log_mean_exp(table).mean(), outputs)
     weights, eta = posteriors.responsibilities(table.detach()), likelihood.natural(outputs)
-    slope = eta.detach().sigmoid() if name == "bernoulli" else 0.3 * eta.detach()
+    slope = likelihood.statistics(likelihood.mean(outputs.detach()))
     by_eta = (weights.T @ likelihood.statistics(x) - weights.sum(0)[:, None] * slope) / n
-    torch.testing.assert_close(
-        gradient, torch.autograd.grad(eta, outputs, by_eta)[0], rtol=1e-10, atol=1e-12
-    )
+    (expected,) = torch.autograd.grad(eta, outputs, by_eta)
+    torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-12)
 
 
-# memory
-
-
-def kept_bytes(function):
-    """Bytes of the distinct storages that autograd keeps for the way back."""
-    storages = {}
-
-    def pack(tensor):
-        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = function()
-    return sum(storages.values()) if result.requires_grad else 0
-
-
-@pytest.mark.parametrize("hidden_layer_sizes", [(), (11,), (64, 33)])
-def test_affordable_points_keep_to_the_budget_and_use_it(hidden_layer_sizes, generator):
-    x, _, likelihood, _ = model(generator)
-    decoder = networks.MLPDecoder(2, 5, hidden_layer_sizes, 2).double()
-    points = lattices.lattice(2, 610)
-
-    def table(z):
-        return likelihood.table(x, decoder(z))
-
-    fixed = 2 * kept_bytes(lambda: table(points[:7])) - kept_bytes(lambda: table(points[:14]))
-    for budget in (2_000, 20_000, 100_000):
-        affordable = objectives.affordable_points(table, points, budget)
-        if affordable > 1:
-            assert kept_bytes(lambda n=affordable: table(points[:n])) - fixed <= budget
-        if affordable < 610:
-            assert kept_bytes(lambda n=affordable: table(points[: n + 1])) - fixed > budget
-
-
-def test_affordable_points_grow_with_the_budget_from_one_to_all(generator):
-    x, decoder, likelihood, _ = model(generator)
-    for m in (1, 2, 3, 89):
-        points = lattices.lattice(2, m)
-        budgets = [1, 10, 1_000, 3_000, 10_000, 30_000, 10**9]
-        affordable = [
-            objectives.affordable_points(lambda z: likelihood.table(x, decoder(z)), points, b)
-            for b in budgets
-        ]
-        assert affordable == sorted(affordable)
-        assert (affordable[0], affordable[-1]) == (1, m)
-
-
-def test_affordable_points_of_small_lattices_are_those_of_large_ones(generator):
-    x, decoder, likelihood, _ = model(generator)
-    for budget in (500, 1_000, 2_000, 3_000):
-        small, large = (
-            objectives.affordable_points(
-                lambda z: likelihood.table(x, decoder(z)), lattices.lattice(2, m), budget
-            )
-            for m in (3, 89)
-        )
-        assert small == min(3, large)
-
-
-def test_affordable_points_leave_no_gradients_behind(generator):
-    x, decoder, likelihood, parameters = model(generator)
-    before = [parameter.detach().clone() for parameter in parameters]
-    objectives.affordable_points(
-        lambda z: likelihood.table(x, decoder(z)), lattices.lattice(2, 13), 1000
-    )
-    assert all(parameter.grad is None for parameter in parameters)
-    assert all(
-        torch.equal(parameter, copy) for parameter, copy in zip(parameters, before, strict=True)
-    )
+@pytest.mark.parametrize("noise_variance", ["spherical", "diagonal"])
+def test_nats_and_gradients_of_training_have_no_units(noise_variance, generator):
+    """In float32, of data, of their double and of sixteen times them: what depends on units is
+    added after the log-sum-exp."""
+    x, decoder, _, _ = model(generator)
+    decoder, points, results = decoder.float(), lattices.lattice(2, 34, torch.float32), []
+    for factor in (1, 2, 16):
+        likelihood = likelihoods.Gaussian(5, noise_variance)
+        likelihood.start(factor * x)
+        terms = likelihood.terms((factor * x).float())
+        bound = objectives.log_mean_exp(likelihood.table(terms, decoder(points)))
+        parameters = [*decoder.parameters(), likelihood.slow_log_noise]
+        gradient = torch.autograd.grad((bound + terms.base).mean(), parameters)
+        results.append((bound.detach(), *gradient))
+    for other in results[1:]:
+        assert all(map(torch.equal, results[0], other))
 
 
 # the whole model
@@ -496,9 +448,9 @@ def test_model_equals_a_page_of_numpy(name, n, d, k, m, order, hidden_layer_size
         for parameter in likelihood.parameters():
             parameter += 0.05 * torch.randn(parameter.shape)
         points = lattices.lattice(k, m)
-        table = likelihood.table(x, decoder(points))
+        table = nats_table(likelihood, x, decoder(points))
         weights = posteriors.responsibilities(table)
-        nats = objectives.lattice_bound(lambda z: likelihood.table(x, decoder(z)), points, 17)
+        nats = objectives.lattice_bound(lambda z: nats_table(likelihood, x, decoder(z)), points, 17)
         direction, resultant = posteriors.mean_direction(weights, points)
         variance = None if name == "bernoulli" else likelihood.noise_variance().numpy()
         expected = numpy_model(x.numpy(), decoder, variance, m, lattices.generating_vector(k, m))
@@ -513,7 +465,7 @@ def test_exp_of_the_bound_is_a_density(generator):
     grid = torch.linspace(-60, 60, 6001, dtype=torch.float64)[:, None]
     _, decoder, likelihood, _ = model(generator, n=23, d=1)
     bound = objectives.lattice_bound(
-        lambda z: likelihood.table(grid, decoder(z)), lattices.lattice(2, 34)
+        lambda z: nats_table(likelihood, grid, decoder(z)), lattices.lattice(2, 34)
     ).detach()
     assert torch.trapezoid(bound.exp(), grid[:, 0]).item() == pytest.approx(1, abs=1e-9)
     assert exp(bound.max().item()) > 0.01
@@ -596,6 +548,101 @@ def test_standard_error_of_equal_weights_is_zero():
         objectives.standard_error(torch.full((3, 7), -1e5, dtype=torch.float64)),
         torch.zeros(3, dtype=torch.float64),
     )
+
+
+# what draws of a model say
+
+
+def drawn_on(prior, n, s, k, generator):
+    """Draws for n rows, of proposals that suit a prior; nats and bases as they come."""
+    loc = torch.rand(n, k, dtype=torch.float64, generator=generator)
+    variance = 0.01 + 0.1 * torch.rand(n, k, dtype=torch.float64, generator=generator)
+    q = proposals.DiagonalNormal(loc, variance)
+    if prior.period is not None:
+        q = proposals.Wrapped(q)
+    z = q.at(torch.randn(n, s, k, dtype=torch.float64, generator=generator))
+    nats = normal_draws(generator, n, s, -5.0, 2.0)
+    return Draws(q, z, nats, normal_draws(generator, n, 1)[:, 0])
+
+
+of_draws = given(
+    prior=st.sampled_from([UniformTorus(), StandardNormal()]),
+    n=st.integers(1, 7),
+    s=st.integers(2, 11),
+    k=st.integers(1, 3),
+    seed=st.integers(0, 99),
+)
+
+
+@of_draws
+def test_estimate_is_the_log_mean_of_weights_and_its_relative_error(prior, n, s, k, seed):
+    drawn = drawn_on(prior, n, s, k, torch.Generator().manual_seed(seed))
+    estimate = objectives.estimate_of(drawn, prior)
+    assert estimate.shape == (n, 2)
+    log_q, log_p = drawn.proposal.log_prob(drawn.z), prior.log_prob(drawn.z)
+    for i in range(n):
+        weights = [exp((drawn.log_px_z[i, j] + log_p[i, j] - log_q[i, j]).item()) for j in range(s)]
+        mean, error = np.mean(weights), np.std(weights, ddof=1) / sqrt(s)
+        nats = log(mean) + drawn.base[i].item()
+        assert estimate[i].tolist() == pytest.approx([nats, error / mean], rel=1e-9, abs=1e-10)
+
+
+@of_draws
+def test_elbo_of_draws_is_their_mean_and_its_error(prior, n, s, k, seed):
+    drawn = drawn_on(prior, n, s, k, torch.Generator().manual_seed(seed))
+    bound = objectives.elbo_of(drawn, prior)
+    assert bound.shape == (n, 2)
+    kl = drawn.proposal.kl(drawn.z)
+    assert kl.shape == (n, s if prior.period else 1)
+    kl = kl.expand(n, s)
+    for i in range(n):
+        terms = [(drawn.log_px_z[i, j] - kl[i, j]).item() for j in range(s)]
+        nats = sum(terms) / s + drawn.base[i].item()
+        error = np.std(terms, ddof=1) / sqrt(s)
+        assert bound[i].tolist() == pytest.approx([nats, error], rel=1e-10, abs=1e-11)
+
+
+@pytest.mark.parametrize("of", [objectives.estimate_of, objectives.elbo_of])
+def test_base_of_a_row_is_added_to_its_nats_alone(of, generator):
+    drawn = drawn_on(UniformTorus(), 5, 7, 2, generator)
+    base = torch.tensor([0.0, 1.0, -3.0, 1e5, -1e5], dtype=torch.float64)
+    without = of(drawn._replace(base=torch.zeros_like(base)), UniformTorus())
+    moved = of(drawn._replace(base=base), UniformTorus())
+    assert torch.equal(moved[:, 0], without[:, 0] + base)
+    assert torch.equal(moved[:, 1], without[:, 1])
+    assert (without[:, 1] > 0).all()
+    alone = of(Draws(drawn.proposal, drawn.z[:, :1], drawn.log_px_z[:, :1], base), UniformTorus())
+    assert torch.equal(alone[:, 1], torch.full_like(base, float("inf")))
+
+
+def linear_draws(loc, variance, s, generator):
+    """Draws of N(loc, variance) for the model N(x; theta z, 1) N(z; 0, 1) of one row; and log p(x),
+    of which a part is the base."""
+    q = proposals.DiagonalNormal(*torch.tensor([[[loc]], [[variance]]], dtype=torch.float64))
+    z = q.at(torch.randn(1, s, 1, dtype=torch.float64, generator=generator))
+    slope = THETA * OBSERVED * z[..., 0] - 0.5 * (THETA * z[..., 0]) ** 2
+    base = torch.tensor([-0.5 * (OBSERVED**2 + log(2 * pi))], dtype=torch.float64)
+    total = 1 + THETA**2
+    return Draws(q, z, slope, base), -0.5 * (OBSERVED**2 / total + log(2 * pi * total))
+
+
+def test_estimate_by_the_posterior_itself_is_log_p_without_an_error(generator):
+    total = 1 + THETA**2
+    drawn, log_p = linear_draws(THETA * OBSERVED / total, 1 / total, 7, generator)
+    estimate = objectives.estimate_of(drawn, StandardNormal())[0].tolist()
+    assert estimate == pytest.approx([log_p, 0], abs=1e-12)
+
+
+def test_estimate_and_elbo_by_another_proposal_keep_to_their_errors(generator):
+    drawn, log_p = linear_draws(LOC, exp(2 * LOG_SCALE), 40_009, generator)
+    nats, error = objectives.estimate_of(drawn, StandardNormal())[0].tolist()
+    assert abs(nats - log_p) < 4 * error < 0.05
+    total = 1 + THETA**2
+    posterior = torch.distributions.Normal(THETA * OBSERVED / total, 1 / sqrt(total))
+    q = torch.distributions.Normal(LOC, exp(LOG_SCALE))
+    gap = torch.distributions.kl_divergence(q, posterior).item()
+    bound, error = objectives.elbo_of(drawn, StandardNormal())[0].tolist()
+    assert abs(bound - (log_p - gap)) < 4 * error < 0.05
 
 
 # gradients of bounds from draws: log p(x, z) with x given, z = loc + exp(log_scale) noise, model
@@ -823,7 +870,7 @@ def test_elbo_of_a_wrong_proposal_misses_log_p_by_its_divergence_from_the_poster
 
 
 @given(n=st.integers(1, 7), m=st.integers(1, 5), k=st.integers(1, 3), seed=st.integers(0, 99))
-def test_discrepancy_equals_a_double_loop(n, m, k, seed):
+def test_mean_discrepancy_equals_a_double_loop(n, m, k, seed):
     generator = torch.Generator().manual_seed(seed)
     a, b = (torch.randn(size, k, dtype=torch.float64, generator=generator) for size in (n, m))
 
@@ -841,7 +888,7 @@ def test_discrepancy_equals_a_double_loop(n, m, k, seed):
 
 
 @pytest.mark.parametrize("n", [2, 3, 23])
-def test_discrepancy_of_equal_distributions_has_expectation_zero(n, generator):
+def test_mean_discrepancy_of_equal_distributions_has_expectation_zero(n, generator):
     """Also for a few points, where a sum that kept the diagonal would be biased by about 2 / n."""
     repeats = 3001
     samples = torch.randn(repeats, 2, n, 3, dtype=torch.float64, generator=generator)
@@ -850,7 +897,7 @@ def test_discrepancy_of_equal_distributions_has_expectation_zero(n, generator):
     assert values.min() < 0
 
 
-def test_discrepancy_grows_with_a_shift_and_with_a_spread(generator):
+def test_mean_discrepancy_grows_with_a_shift_and_with_a_spread(generator):
     a, b = torch.randn(2, 1009, 3, dtype=torch.float64, generator=generator)
     shifts = [
         objectives.maximum_mean_discrepancy(a, b + shift).item()
@@ -867,7 +914,7 @@ def test_discrepancy_grows_with_a_shift_and_with_a_spread(generator):
     )
 
 
-def test_discrepancy_estimate_of_few_points_is_unbiased(generator):
+def test_mean_discrepancy_estimate_of_few_points_is_unbiased(generator):
     """The mean over samples of 5 and 7 is what large samples say."""
     large = objectives.maximum_mean_discrepancy(
         torch.randn(1511, 2, dtype=torch.float64, generator=generator),
@@ -884,8 +931,53 @@ def test_discrepancy_estimate_of_few_points_is_unbiased(generator):
     assert abs(values.mean() - large) < 4 * values.std() / sqrt(2003) + 0.02
 
 
-def test_gradient_of_the_discrepancy_pulls_codes_to_the_prior(generator):
+def test_gradient_of_the_mean_discrepancy_pulls_codes_to_the_prior(generator):
     codes = (2 + torch.randn(101, 2, dtype=torch.float64, generator=generator)).requires_grad_()
     prior = torch.randn(101, 2, dtype=torch.float64, generator=generator)
     (gradient,) = torch.autograd.grad(objectives.maximum_mean_discrepancy(codes, prior), codes)
     assert (gradient.mean(0) > 0).all()
+
+
+@pytest.mark.parametrize("prior", [UniformTorus(), StandardNormal()], ids=["torus", "normal"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_discrepancy_of_codes_is_that_from_as_many_draws_of_the_prior(prior, dtype, generator):
+    z = torch.rand(11, 2, generator=generator).to(dtype)
+    found, again, other = (
+        objectives.discrepancy(z, prior, torch.Generator().manual_seed(seed)) for seed in (5, 5, 6)
+    )
+    assert torch.equal(found, again)
+    assert not torch.equal(found, other)
+    u = torch.rand(11, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    drawn = prior.quantile(u).to(dtype)
+    if prior.period is not None:
+        angles = [2 * pi * points for points in (z, drawn)]
+        z, drawn = (torch.cat([angle.cos(), angle.sin()], 1) for angle in angles)
+    assert found.dtype == dtype
+    assert torch.equal(found, objectives.maximum_mean_discrepancy(z, drawn))
+
+
+@pytest.mark.parametrize("prior", [UniformTorus(), StandardNormal()], ids=["torus", "normal"])
+def test_discrepancy_of_codes_tells_the_prior_from_other_codes(prior, generator):
+    n, repeats = 23, 1009
+    u = torch.rand(repeats, n, 2, dtype=torch.float64, generator=generator)
+    values = torch.stack([objectives.discrepancy(prior.quantile(v), prior, generator) for v in u])
+    assert abs(values.mean()) < 4 * values.std() / sqrt(repeats)
+    for narrow in (0.1 * v for v in u[:7]):
+        assert objectives.discrepancy(prior.quantile(narrow), prior, generator) > 0.1
+
+
+def test_discrepancy_of_codes_on_the_torus_does_not_see_whole_turns(generator):
+    z = torch.rand(11, 3, dtype=torch.float64, generator=generator)
+    turns = torch.randint(-5, 5, (11, 3), generator=generator)
+    found = [
+        objectives.discrepancy(codes, UniformTorus(), torch.Generator().manual_seed(5)).item()
+        for codes in (z, z + turns)
+    ]
+    assert found[0] == pytest.approx(found[1], abs=1e-12)
+
+
+def test_gradient_of_the_discrepancy_of_codes_spreads_them(generator):
+    codes = (0.1 * torch.randn(101, 2, dtype=torch.float64, generator=generator)).requires_grad_()
+    value = objectives.discrepancy(codes, StandardNormal(), generator)
+    (gradient,) = torch.autograd.grad(value, codes)
+    assert ((gradient * codes).sum(1).mean() < 0).all()

@@ -128,7 +128,7 @@ def settle(
     """
     n_points, change = fewest, float("inf")
     nats = _over(model, x, nested_points(model.n_components, fewest))
-    while change > tolerance and n_points < most:
+    while change > tolerance and 2 * n_points <= most:
         new_half = nested_points(model.n_components, 2 * n_points)[n_points:]
         both = torch.stack([nats, _over(model, x, new_half)], 1)
         doubled = objectives.log_mean_exp(both)
