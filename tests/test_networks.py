@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from skqlvm.engine import lattices, networks
-from skqlvm.engine.precision import matmul_precision
+from skqlvm.engine import lattices, networks, precision
 
 DECODERS = {
     "mlp": lambda k, order=3: networks.MLPDecoder(k, 30, (11, 7), order),
@@ -144,10 +143,12 @@ def test_harmonics_are_orthonormal_on_the_lattice(k, m, order):
 
 
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
-def test_basis_is_precise_however_coarse_the_matrix_products(precision, device):
+def test_basis_is_precise_however_coarse_the_matrix_products(precision, device, request):
+    before = torch.get_float32_matmul_precision()
+    request.addfinalizer(lambda: torch.set_float32_matmul_precision(before))
     z, basis = lattices.lattice(2, 987), networks.TorusBasis(2, 8)
-    with matmul_precision(precision):
-        features = basis.to(device)(z.float().to(device)).cpu()
+    torch.set_float32_matmul_precision(precision)
+    features = basis.to(device)(z.float().to(device)).cpu()
     assert features.dtype == torch.float32
     torch.testing.assert_close(features.double(), networks.TorusBasis(2, 8)(z), rtol=0, atol=2e-5)
 
@@ -248,8 +249,8 @@ def test_coarse_products_change_float32_outputs_and_gradients_little(name, gener
         )
 
     exact = outputs_and_gradient()
-    with matmul_precision("medium"):
-        coarse = outputs_and_gradient()
+    networks.allow_bfloat16(decoder, True)
+    coarse = outputs_and_gradient()
     for one, other in zip(coarse, exact, strict=True):
         assert one.dtype == torch.float32
         assert (one - other).norm() < 0.04 * other.norm()
@@ -257,8 +258,9 @@ def test_coarse_products_change_float32_outputs_and_gradients_little(name, gener
 
 def test_coarse_products_leave_float64_alone(decoder, z):
     expected = decoder(z)
-    with matmul_precision("medium"):
-        assert torch.equal(decoder(z), expected)
+    networks.allow_bfloat16(decoder, True)
+    assert decoder.training
+    assert torch.equal(decoder(z), expected)
 
 
 @pytest.mark.parametrize(
@@ -449,8 +451,8 @@ def test_coarse_products_change_float32_encoders_little(name, generator, device)
         )
 
     exact = outputs_and_gradient()
-    with matmul_precision("medium"):
-        coarse = outputs_and_gradient()
+    networks.allow_bfloat16(encoder, True)
+    coarse = outputs_and_gradient()
     for one, other in zip(coarse, exact, strict=True):
         assert (one.dtype, one.device.type) == (torch.float32, torch.device(device).type)
         assert (one - other).norm() < 0.04 * other.norm()
@@ -458,5 +460,71 @@ def test_coarse_products_change_float32_encoders_little(name, generator, device)
 
 def test_coarse_products_leave_float64_encoders_alone(encoder, x):
     expected = encoder(x)
-    with matmul_precision("medium"):
-        assert torch.equal(encoder(x), expected)
+    networks.allow_bfloat16(encoder, True)
+    assert encoder.training
+    assert torch.equal(encoder(x), expected)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "conv"])
+def test_layers_round_in_training_only_and_only_if_allowed(kind, z):
+    shape = (1, 4, 4)
+    decoders = {
+        "mlp": lambda: networks.MLPDecoder(2, 16, (64,), 3),
+        "conv": lambda: networks.ConvDecoder(2, 16, shape, (64,), 3),
+    }
+    decoder, x = decoders[kind](), torch.rand(101, 2)
+    exact = decoder(x)
+    networks.allow_bfloat16(decoder, True)
+    assert torch.equal(decoder.eval()(x), exact)
+    multiplies = precision._multiplies_bfloat16("cpu")
+    assert torch.equal(decoder.train()(x), exact) != multiplies
+    networks.allow_bfloat16(decoder, False)
+    assert torch.equal(decoder(x), exact)
+
+
+PARTS = [
+    lambda generator: networks.MLPDecoder(2, 3, generator=generator),
+    lambda generator: networks.MLPDecoder(2, 3, order=None, generator=generator),
+    lambda generator: networks.ConvDecoder(2, 30, (1, 5, 6), generator=generator),
+    lambda generator: networks.MLPEncoder(3, 5, generator=generator),
+    lambda generator: networks.ConvEncoder(30, 5, (1, 5, 6), generator=generator),
+]
+
+
+@pytest.mark.parametrize("make", PARTS)
+def test_first_weights_come_from_the_generator_alone(make):
+    before = torch.get_rng_state()
+    first, again, other = (make(torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+    for one, same, another in zip(*map(nn.Module.parameters, (first, again, other)), strict=True):
+        assert torch.equal(one, same)
+        assert not torch.equal(one, another)
+
+
+@pytest.mark.parametrize("make", PARTS)
+def test_networks_are_float32_whatever_the_process_prefers(make, request):
+    request.addfinalizer(lambda: torch.set_default_dtype(torch.float32))
+    torch.set_default_dtype(torch.float64)
+    assert {parameter.dtype for parameter in make(None).parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("ours", "library"),
+    [
+        (lambda: networks._linear(7, 1009, None), lambda: nn.Linear(7, 1009)),
+        (
+            lambda: networks._convolution(nn.Conv2d, 3, 101, None),
+            lambda: nn.Conv2d(3, 101, 4, 2, 1),
+        ),
+        (
+            lambda: networks._convolution(nn.ConvTranspose2d, 101, 3, None),
+            lambda: nn.ConvTranspose2d(101, 3, 4, 2, 1),
+        ),
+    ],
+)
+def test_first_weights_are_spread_as_by_torch(ours, library):
+    for one, other in zip(ours().parameters(), library().parameters(), strict=True):
+        assert one.shape == other.shape
+        if one.numel() > 100:
+            assert one.abs().max().item() == pytest.approx(other.abs().max().item(), rel=0.05)
+            assert one.std().item() == pytest.approx(other.std().item(), rel=0.1)

@@ -1,21 +1,80 @@
-"""The precision of matrix products is set for a while only."""
+"""Settings of torch: ours while we compute, the caller's again afterwards."""
+
+import threading
 
 import pytest
 import torch
 
-from skqlvm.engine.precision import matmul_precision
+from skqlvm.engine import networks
+from skqlvm.engine.precision import full_precision, own_settings
 
 
-@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
-def test_matmul_precision_is_set_inside_and_restored(precision):
-    with matmul_precision("high"):
-        with matmul_precision(precision):
-            assert torch.get_float32_matmul_precision() == precision
-        assert torch.get_float32_matmul_precision() == "high"
-
-
-def test_matmul_precision_is_restored_after_an_exception():
+@pytest.fixture
+def medium():
+    """A process that prefers coarse products."""
     before = torch.get_float32_matmul_precision()
-    with pytest.raises(KeyError), matmul_precision("medium"):
+    torch.set_float32_matmul_precision("medium")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def test_full_precision_is_set_inside_and_restored(medium):
+    with full_precision(), full_precision():
+        assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.get_float32_matmul_precision() == "medium"
+    with pytest.raises(KeyError), full_precision():
         raise KeyError
-    assert torch.get_float32_matmul_precision() == before
+    assert torch.get_float32_matmul_precision() == "medium"
+
+
+def test_threads_that_come_and_go_leave_the_setting_of_the_process(medium):
+    seen = set()
+
+    def come_and_go():
+        for _ in range(301):
+            with full_precision():
+                seen.add(torch.get_float32_matmul_precision())
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(7)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == {"highest"}
+    assert torch.get_float32_matmul_precision() == "medium"
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize(
+    "context",
+    [
+        torch.no_grad,
+        torch.inference_mode,
+        torch.enable_grad,
+        lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    ],
+)
+def test_own_settings_hold_in_any_context_and_end(context, gradients):
+    with context():
+        before = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
+        with own_settings(gradients=gradients):
+            w = torch.ones(3, 3, requires_grad=True)
+            product = w @ w
+            assert product.dtype == torch.float32
+            assert product.requires_grad == gradients
+            assert not product.is_inference()
+        assert (torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")) == before
+    assert torch.is_grad_enabled()
+
+
+def test_rounded_layers_see_weights_that_change_within_own_settings():
+    """Autocast keeps rounded weights until the outermost autocast ends."""
+    layers = networks.Layers(torch.nn.Linear(3, 2))
+    networks.allow_bfloat16(layers, True)
+    x = torch.ones(5, 3)
+    with own_settings(gradients=True):
+        first = layers(x)
+        with torch.no_grad():
+            layers[0].weight.mul_(2)
+            layers[0].bias.mul_(2)
+        torch.testing.assert_close(layers(x), 2 * first)

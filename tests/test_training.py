@@ -1,7 +1,7 @@
 """The training loop on problems small enough to know: means, counters, scripted losses."""
 
 import random
-from dataclasses import replace
+import time
 
 import numpy as np
 import pytest
@@ -11,12 +11,19 @@ from hypothesis import strategies as st
 from torch import nn
 
 from skqlvm.engine import training
+from skqlvm.engine.randomness import Stream
 
 TARGETS = torch.tensor(
     [[1.0, -2.0, 0.5], [0.0, 4.0, 3.0], [5.0, 1.0, -1.0], [2.0, 2.0, 2.0], [-3.0, 0.0, 1.5]],
     dtype=torch.float64,
 )
-SETTINGS = training.Settings(n_steps=23, batch_size=2, learning_rate=0.05, steps_per_record=5)
+
+
+def how(n_steps=23, *, learning_rate=0.05, one_cycle=True, **others):
+    """Settings of a short training."""
+    cycle = training.one_cycle(learning_rate, n_steps)
+    schedule = cycle if one_cycle else training.constant(learning_rate)
+    return training.Settings(n_steps, schedule, **{"batch_size": 2, "steps_per_record": 5} | others)
 
 
 class Point(nn.Module):
@@ -38,22 +45,33 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def train(point, settings=SETTINGS, seed=0, loss=None, **arguments):
+def nats_of(loss):
+    """The same nats for each row, minus a loss."""
+    return lambda rows: -loss(rows).expand(len(rows))
+
+
+def train(point, settings=None, seed=0, loss=None, validation_loss=None, **arguments):
     return training.train(
-        point, loss or squares(point), len(TARGETS), settings, seeded(seed), **arguments
+        point,
+        nats_of(loss or squares(point)),
+        len(TARGETS),
+        settings or how(),
+        seeded(seed),
+        validation=validation_loss and (lambda: -validation_loss()),
+        **arguments,
     )
 
 
 @pytest.mark.parametrize("one_cycle", [True, False])
 def test_training_finds_the_mean_of_a_quadratic_problem(one_cycle, device):
     point = Point().to(device)
-    train(point, replace(SETTINGS, n_steps=800, batch_size=5, one_cycle=one_cycle))
+    train(point, how(n_steps=800, batch_size=5, one_cycle=one_cycle))
     torch.testing.assert_close(point.w.detach().cpu(), TARGETS.mean(0), rtol=0, atol=1e-2)
 
 
 def test_small_batches_find_it_as_well_once_annealed():
     point = Point()
-    train(point, replace(SETTINGS, n_steps=2000, batch_size=2, learning_rate=0.1))
+    train(point, how(n_steps=2000, batch_size=2, learning_rate=0.1))
     torch.testing.assert_close(point.w.detach(), TARGETS.mean(0), rtol=0, atol=0.1)
 
 
@@ -71,9 +89,9 @@ def test_every_row_is_used_once_a_pass(n_rows, batch_size, n_passes):
     n_batches = -(-n_rows // batch_size)
     training.train(
         point,
-        loss,
+        nats_of(loss),
         n_rows,
-        replace(SETTINGS, n_steps=n_passes * n_batches, batch_size=batch_size),
+        how(n_steps=n_passes * n_batches, batch_size=batch_size),
         seeded(),
     )
     assert len(batches) == n_passes * n_batches
@@ -93,7 +111,7 @@ def test_passes_are_shuffled_anew():
         return point.w.sum()
 
     point = Point()
-    training.train(point, loss, 101, replace(SETTINGS, n_steps=3, batch_size=101), seeded())
+    training.train(point, nats_of(loss), 101, how(n_steps=3, batch_size=101), seeded())
     assert len({*orders, tuple(range(101))}) == 4
 
 
@@ -129,7 +147,10 @@ def test_history_has_one_entry_a_record_and_the_last_step(generator):
 
     point = Point()
     state = train(
-        point, loss=loss, validation_loss=lambda: squares(point)(torch.arange(5)), report=report
+        point,
+        loss=loss,
+        validation_loss=lambda: squares(point)(torch.arange(5)),
+        after_record=[report],
     )
     assert state.step == 23
     assert state.history["step"] == [5, 10, 15, 20, 23]
@@ -145,7 +166,7 @@ def test_history_has_one_entry_a_record_and_the_last_step(generator):
 
 def test_training_without_validation_keeps_the_last_weights():
     point, weights = Point(), []
-    state = train(point, report=lambda state: weights.append(point.w.detach().clone()))
+    state = train(point, after_record=[lambda state: weights.append(point.w.detach().clone())])
     assert np.isnan(state.history["validation_loss"]).all()
     assert state.best_weights is None
     assert torch.equal(point.w, weights[-1])
@@ -160,7 +181,7 @@ def test_best_validated_weights_are_restored():
         weights.append(point.w.detach().clone())
         return (point.w - 1).square().sum()
 
-    settings = replace(SETTINGS, n_steps=200, one_cycle=False)
+    settings = how(n_steps=200, one_cycle=False)
     state = train(
         point, settings, loss=lambda rows: (point.w - 4).square().sum(), validation_loss=validation
     )
@@ -169,13 +190,12 @@ def test_best_validated_weights_are_restored():
     assert torch.equal(point.w, weights[best])
     assert not torch.equal(point.w, weights[-1])
     assert state.best_loss == min(state.history["validation_loss"])
-    assert state.best_step == state.history["step"][best]
 
 
 @pytest.mark.parametrize("patience", [1, 3])
 def test_patience_stops_so_many_records_after_the_best(patience):
     point = Point()
-    settings = replace(SETTINGS, n_steps=400, one_cycle=False, patience=patience)
+    settings = how(n_steps=400, one_cycle=False, patience=patience)
     state = train(
         point,
         settings,
@@ -233,19 +253,22 @@ def interrupted(point, at):
     return loss
 
 
-def test_interrupt_keeps_the_best_weights_and_warns():
+def test_interrupt_keeps_the_best_weights_and_is_raised_again():
     point, weights = Point(), []
 
     def validation():
         weights.append(point.w.detach().clone())
         return (point.w - 1).square().sum()
 
-    settings = replace(SETTINGS, n_steps=400, one_cycle=False)
-    with pytest.warns(
-        UserWarning,
-        match="Training was interrupted at step 57 of 400; the best weights so far are kept",
-    ):
-        state = train(point, settings, loss=interrupted(point, 58), validation_loss=validation)
+    settings, state = how(n_steps=400, one_cycle=False), training.State()
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            point,
+            settings,
+            loss=interrupted(point, 58),
+            validation_loss=validation,
+            state=state,
+        )
     best = int(np.argmin(state.history["validation_loss"]))
     assert state.step == 57
     assert state.history["step"][-1] == 55
@@ -255,71 +278,118 @@ def test_interrupt_keeps_the_best_weights_and_warns():
 
 def test_interrupt_before_a_pause_keeps_the_best_weights_too():
     point = Point()
-    settings = replace(SETTINGS, n_steps=400, one_cycle=False)
+    settings = how(n_steps=400, one_cycle=False)
     arguments = {
         "loss": interrupted(point, 58),
         "validation_loss": lambda: (point.w - 1).square().sum(),
     }
-    with pytest.warns(UserWarning, match="interrupted at step 57 of 400"):
-        state = train(point, settings, stop_at=300, **arguments)
-    assert state.best_step < 55
+    state = training.State()
+    with pytest.raises(KeyboardInterrupt):
+        train(point, settings, stop_at=300, state=state, **arguments)
+    assert state.step == 57
     assert torch.equal(point.w, state.best_weights["w"])
 
 
 def test_patience_does_not_wait_for_a_validation_that_is_not_there():
-    assert train(Point(), replace(SETTINGS, patience=1)).step == 23
+    assert train(Point(), how(patience=1)).step == 23
 
 
 def test_interrupt_before_the_first_record_keeps_the_last_weights():
     point = Point()
-    with pytest.warns(UserWarning, match="interrupted at step 3 of 23"):
-        state = train(point, loss=interrupted(point, 4), validation_loss=lambda: point.w.sum())
+    state = training.State()
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            point,
+            loss=interrupted(point, 4),
+            validation_loss=lambda: point.w.sum(),
+            state=state,
+        )
     assert state.step == 3
     assert state.history["step"] == []
     assert (point.w > 0).all()
 
 
-# precision
+# rows, weights, modules that draw
 
 
-def test_precision_holds_while_training_and_is_restored(request):
-    before = torch.get_float32_matmul_precision()
-    request.addfinalizer(lambda: torch.set_float32_matmul_precision(before))
-    point, training_precisions, validation_precisions = Point(), set(), set()
+def test_loss_is_minus_the_mean_of_nats():
+    """Rows of a batch count alike, however their nats differ."""
+    point, gradients = Point(), []
+    point.w.register_hook(lambda gradient: gradients.append(gradient.clone()))
+    nats = torch.tensor([1.0, 10, 100, 1000, 10000], dtype=torch.float64)
+    state = training.train(
+        point, lambda rows: nats[rows] * point.w.sum(), 5, how(n_steps=1, batch_size=5), seeded()
+    )
+    assert state.history["loss"] == [0.0]
+    torch.testing.assert_close(gradients[0], -nats.mean().expand(3))
 
-    def loss(rows):
-        training_precisions.add(torch.get_float32_matmul_precision())
-        return point.w.square().sum()
 
-    def validation():
-        validation_precisions.add(torch.get_float32_matmul_precision())
+def test_weights_count_rows_as_often():
+    """Weights 1, 2 and 3 are these rows once, twice and three times, in a full batch."""
+    weights, rows = torch.tensor([1, 2, 3]), torch.tensor([0, 1, 1, 2, 2, 2])
+    weighted, repeated = Point(), Point()
+    settings = how(n_steps=40, batch_size=6)
+    training.train(
+        weighted,
+        lambda index: -(weighted.w - TARGETS[index]).square().sum(1),
+        3,
+        settings,
+        seeded(),
+        weights=weights,
+    )
+    training.train(
+        repeated,
+        lambda index: -(repeated.w - TARGETS[rows[index]]).square().sum(1),
+        6,
+        settings,
+        seeded(),
+    )
+    torch.testing.assert_close(weighted.w, repeated.w, rtol=0, atol=1e-9)
+    assert not torch.allclose(weighted.w, TARGETS[:3].mean(0), atol=0.01)
+
+
+def dropped(stops):
+    """Train under dropout, whose numbers come from torch's global generator, with pauses."""
+    point, drop, state = Point(1.0), nn.Dropout(0.5), None
+    for seed, stop in enumerate([*stops, None]):
+        stream = Stream(11 if seed == 0 else seed, torch.device("cpu"))
+        state = train(
+            point,
+            how(n_steps=20),
+            seed=seed,
+            loss=lambda rows: drop(point.w).square().sum(),
+            state=state,
+            stop_at=stop,
+            stream=stream,
+        )
+    return point.w.detach()
+
+
+@pytest.mark.parametrize("stops", [(7,), (1, 2, 13)])
+def test_paused_training_under_dropout_ends_like_a_straight_one(stops):
+    before = torch.get_rng_state()
+    assert torch.equal(dropped(stops), dropped(()))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_seconds_of_validation_are_among_all_seconds():
+    point = Point()
+
+    def slow():
+        time.sleep(0.02)
         return point.w.sum()
 
-    torch.set_float32_matmul_precision("high")
-    train(point, replace(SETTINGS, precision="medium"), loss=loss, validation_loss=validation)
-    assert training_precisions == {"medium"}
-    assert validation_precisions == {"highest"}
-    assert torch.get_float32_matmul_precision() == "high"
-    with pytest.raises(ZeroDivisionError):
-        train(point, replace(SETTINGS, precision="medium"), loss=lambda rows: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        train(point, replace(SETTINGS, precision="medium"), validation_loss=lambda: 1 / 0)
-    with pytest.raises(FloatingPointError):
-        train(
-            point,
-            replace(SETTINGS, precision="medium"),
-            loss=lambda rows: point.w.sum() * float("nan"),
-        )
-    with pytest.warns(UserWarning, match="interrupted"):
-        train(point, replace(SETTINGS, precision="medium"), loss=interrupted(point, 2))
-    assert torch.get_float32_matmul_precision() == "high"
+    history = train(point, validation_loss=slow).history
+    assert history["validation_seconds"][-1] >= 5 * 0.02
+    assert (np.array(history["seconds"]) > np.array(history["validation_seconds"])).all()
+    assert train(Point()).history["validation_seconds"][-1] < 0.02
 
 
 # pauses
 
 
 def run_with_pauses(
-    stops, between=lambda state: state, settings=SETTINGS, validated=True, device="cpu"
+    stops, between=lambda state: state, settings=None, validated=True, device="cpu"
 ):
     """Train with pauses at some steps, under a generator that is another one after each pause."""
     point, state = Point().to(device), None
@@ -338,7 +408,7 @@ def run_with_pauses(
 def test_paused_training_ends_with_the_weights_of_a_straight_one(
     stops, one_cycle, validated, device
 ):
-    settings = replace(SETTINGS, one_cycle=one_cycle, n_steps=40)
+    settings = how(one_cycle=one_cycle, n_steps=40)
     straight, expected = run_with_pauses((), settings=settings, validated=validated, device=device)
     for between in (lambda state: state, training.State.cpu):
         paused, state = run_with_pauses(stops, between, settings, validated, device)
@@ -360,7 +430,7 @@ def test_pause_leaves_the_last_weights_and_the_end_the_best():
         "loss": lambda rows: (point.w - 4).square().sum(),
         "validation_loss": lambda: (point.w - 1).square().sum(),
     }
-    settings = replace(SETTINGS, n_steps=200, one_cycle=False)
+    settings = how(n_steps=200, one_cycle=False)
     state = train(point, settings, stop_at=150, **arguments)
     last = point.w.detach().clone()
     assert not torch.equal(last, state.best_weights["w"])
@@ -395,7 +465,7 @@ def equal(one, other):
 def test_state_on_the_processor_is_the_same_state(device):
     point = Point().to(device)
     state = train(point, stop_at=7, validation_loss=lambda: point.w.sum())
-    assert state.pending
+    assert state.order is not None
     assert state.best_weights is not None
     copy = state.cpu()
     assert isinstance(copy, training.State)
@@ -410,14 +480,14 @@ def test_state_on_the_processor_is_the_same_state(device):
 def step_sizes(settings):
     """The step size at the end of each step."""
     point, state, sizes = Point(), None, []
-    for stop in range(1, settings.n_steps):
+    for stop in range(1, settings.n_steps + 1):
         state = train(point, settings, state=state, stop_at=stop)
         sizes.append(state.optimizer["param_groups"][0]["lr"])
     return np.array(sizes)
 
 
 def test_one_cycle_warms_up_to_the_learning_rate_and_anneals():
-    sizes = step_sizes(SETTINGS)
+    sizes = step_sizes(how())
     peak = int(sizes.argmax())
     assert sizes.max() == pytest.approx(0.05, rel=0.01)
     assert 3 <= peak <= 11
@@ -427,33 +497,43 @@ def test_one_cycle_warms_up_to_the_learning_rate_and_anneals():
 
 
 def test_constant_step_size_is_the_learning_rate():
-    assert set(step_sizes(replace(SETTINGS, one_cycle=False))) == {0.05}
+    assert set(step_sizes(how(one_cycle=False))) == {0.05}
 
 
-class Layer(nn.Module):
-    """A matrix, a bias, a number, and a matrix that is not trained."""
+@given(n_steps=st.integers(1, 97), learning_rate=st.floats(1e-5, 1))
+def test_one_cycle_is_that_of_torch(n_steps, learning_rate):
+    optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(2))])
+    library = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=n_steps + 1)
+    ours = training.one_cycle(learning_rate, n_steps)
+    for step in range(n_steps):
+        group, settings = optimizer.param_groups[0], ours(step)
+        assert settings["lr"] == pytest.approx(group["lr"], rel=1e-12)
+        assert settings["betas"] == pytest.approx(group["betas"], rel=1e-12)
+        optimizer.step()
+        library.step()
 
-    def __init__(self):
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(3))
-        self.number, self.frozen = (
-            nn.Parameter(torch.ones(())),
-            nn.Parameter(torch.ones(2, 3), requires_grad=False),
-        )
+
+def test_any_optimizer_is_handed_in():
+    """Plain gradient descent at half the step takes the mean of the targets in one step."""
+    point = Point()
+
+    def descent(parameters):
+        return torch.optim.SGD(parameters, lr=0.0)
+
+    train(point, how(1, learning_rate=0.5, one_cycle=False, batch_size=5, optimizer=descent))
+    torch.testing.assert_close(point.w.detach(), TARGETS.mean(0))
 
 
-def test_weight_decay_shrinks_matrices_only():
-    layer = Layer()
-    settings = replace(SETTINGS, n_steps=10, weight_decay=0.1, one_cycle=False)
-    train(layer, settings, loss=lambda rows: 0 * sum(p.sum() for p in layer.parameters()))
-    torch.testing.assert_close(layer.weight.detach(), torch.full((2, 3), (1 - 0.05 * 0.1) ** 10))
-    for parameter in (layer.bias, layer.number, layer.frozen):
-        assert torch.equal(parameter, torch.ones_like(parameter))
+def test_parameters_that_are_frozen_stay():
+    point = Point()
+    point.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
+    train(point)
+    assert torch.equal(point.frozen, torch.ones(2))
 
 
 def test_long_gradients_are_shortened():
     point = Point()
-    settings = replace(SETTINGS, n_steps=1, max_grad_norm=0.7)
+    settings = how(n_steps=1, max_grad_norm=0.7)
     train(point, settings, loss=lambda rows: 1e3 * point.w.sum())
     assert point.w.grad.norm().item() == pytest.approx(0.7, rel=1e-4)
     train(point, settings, loss=lambda rows: 1e-3 * point.w.sum())
@@ -467,8 +547,8 @@ def test_each_step_is_announced_with_the_fraction_done():
         steps.append(len(fractions))
         return point.w.sum()
 
-    settings = replace(SETTINGS, n_steps=4)
-    state = train(point, settings, loss=loss, stop_at=3, before_step=fractions.append)
-    train(point, settings, loss=loss, state=state, before_step=fractions.append)
+    settings = how(n_steps=4)
+    state = train(point, settings, loss=loss, stop_at=3, before_step=[fractions.append])
+    train(point, settings, loss=loss, state=state, before_step=[fractions.append])
     assert fractions == [0.0, 0.25, 0.5, 0.75]
     assert steps == [1, 2, 3, 4]
