@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skqlvm.engine import lattices
+from skqlvm.engine import lattices, torus
 
 FIBONACCI = {
     55: 34,
@@ -96,45 +96,6 @@ def test_p2_of_fibonacci_lattices_is_as_tabulated(m, expected):
 def test_best_multiplier_in_three_dimensions_is_as_tabulated(m, multiplier, expected):
     assert lattices.best_multiplier(3, m) in (multiplier, m - multiplier)
     assert lattices.p2(lattices.lattice(3, m)).item() == pytest.approx(expected, rel=0.01)
-
-
-@pytest.mark.parametrize(
-    ("name", "vector", "expected"),
-    [
-        ("fibonacci-610", (1, 377), 4.66e-4),
-        ("fibonacci-987", (1, 610), 1.90e-4),
-        ("fibonacci-2584", (1, 1597), 3.1e-5),
-        ("fibonacci-6765", (1, 4181), 5.06e-6),
-        ("korobov-1021", (1, 76, 76**2 % 1021), 1.02e-2),
-        ("korobov-2039", (1, 1487, 1487**2 % 2039), 6.77e-3),
-        ("korobov-4093", (1, 1516, 1516**2 % 4093), 2.04e-3),
-    ],
-)
-def test_named_lattices_are_those_of_the_paper(name, vector, expected):
-    m, found = lattices.named(name)
-    assert (m, found) == (int(name.split("-")[1]), vector)
-    assert lattices.p2(lattices.points(m, found)).item() == pytest.approx(expected, rel=0.02)
-
-
-def test_every_paper_lattice_can_be_named():
-    assert {lattices.named(name)[0] for name in lattices.PAPER_LATTICES} == {
-        610,
-        987,
-        2584,
-        6765,
-        1021,
-        2039,
-        4093,
-    }
-
-
-def test_named_lists_the_names_when_asked_for_another():
-    with pytest.raises(
-        ValueError,
-        match=r"lattice name expects one of \['fibonacci-2584', .*'korobov-4093'\], but got "
-        r"'fibonacci-2093'",
-    ):
-        lattices.named("fibonacci-2093")
 
 
 @given(m=st.integers(1, 60), k=dimensions, seed=st.integers(0, 99))
@@ -255,7 +216,7 @@ def test_every_shift_of_the_lattice_is_equidistributed(axis, q, generator):
 @given(z=st.floats(-1e3, 1e3), dtype=st.sampled_from([torch.float32, torch.float64]))
 def test_wrap_stays_below_one_and_moves_by_whole_turns(z, dtype):
     z = torch.tensor(z, dtype=dtype)
-    wrapped = lattices.wrap(z)
+    wrapped = torus.wrap(z)
     assert wrapped.dtype == dtype
     assert 0 <= wrapped < 1
     assert circular_distance(wrapped, z) < (1e-4 if dtype == torch.float32 else 1e-12)
@@ -263,11 +224,11 @@ def test_wrap_stays_below_one_and_moves_by_whole_turns(z, dtype):
 
 @pytest.mark.parametrize("z", [-1e-20, -1e-9, 1 - 1e-9, 1.0, -3.0])
 def test_wrap_of_what_rounds_to_a_whole_turn_is_zero(z):
-    assert lattices.wrap(torch.tensor(z, dtype=torch.float32)).item() == 0
+    assert torus.wrap(torch.tensor(z, dtype=torch.float32)).item() == 0
 
 
 def test_wrap_does_not_hide_nan():
-    wrapped = lattices.wrap(torch.tensor([0.25, float("nan"), -0.25]))
+    wrapped = torus.wrap(torch.tensor([0.25, float("nan"), -0.25]))
     torch.testing.assert_close(wrapped, torch.tensor([0.25, float("nan"), 0.75]), equal_nan=True)
 
 
@@ -344,7 +305,7 @@ def test_nested_lattice_is_a_rank_one_lattice_with_distinct_coordinates(k, power
         )
     order = (points[:, 0] * 2**power).long()
     step = points[order == 1 % 2**power]
-    torch.testing.assert_close(lattices.wrap(order[:, None] * step), points, rtol=0, atol=0)
+    torch.testing.assert_close(torus.wrap(order[:, None] * step), points, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_bad_file_is_reported_in_one_line(name, content, message, tmp_path, capf
     [
         (("--n-points", "0"), "n_points"),
         (("--max-iter", "0"), "max_iter"),
-        (("--seed", "-1"), "Seed"),
+        (("--seed", "-1"), "random_state expects"),
         (("--label", "6"), "--label expects the name or number of a column"),
         (("--array", "X"), "--array is for .npz files"),
         (("--out", "nowhere/map.csv"), "--out expects a file in a folder that exists"),

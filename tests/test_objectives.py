@@ -401,7 +401,7 @@ def test_nats_and_gradients_of_training_have_no_units(noise_variance, generator)
 # the whole model
 
 
-def numpy_model(x, decoder, variance, m, vector):
+def numpy_model(x, decoder, variance, scale, m, vector):
     """Nats and mean directions; Bernoulli where the variance is None."""
     z = np.outer(np.arange(m), vector) % m / m
     basis = next(module for module in decoder.modules() if isinstance(module, networks.TorusBasis))
@@ -417,7 +417,7 @@ def numpy_model(x, decoder, variance, m, vector):
         p = 1 / (1 + np.exp(-f) * (1 - center) / center)
         log_px_z = (x[:, None] * np.log(p) + (1 - x[:, None]) * np.log(1 - p)).sum(2)
     else:
-        residuals = x[:, None] - center - sqrt(x.var(0).mean()) * f
+        residuals = x[:, None] - center - scale * f
         log_px_z = -0.5 * (residuals**2 / variance + np.log(2 * pi * variance)).sum(2)
     weights = np.exp(log_px_z - logsumexp(log_px_z, axis=1, keepdims=True))
     return (
@@ -452,8 +452,11 @@ def test_model_equals_a_page_of_numpy(name, n, d, k, m, order, hidden_layer_size
         weights = posteriors.responsibilities(table)
         nats = objectives.lattice_bound(lambda z: nats_table(likelihood, x, decoder(z)), points, 17)
         direction, resultant = posteriors.mean_direction(weights, points)
-        variance = None if name == "bernoulli" else likelihood.noise_variance().numpy()
-        expected = numpy_model(x.numpy(), decoder, variance, m, lattices.generating_vector(k, m))
+        noise = [None, None]
+        if name != "bernoulli":
+            noise = [likelihood.noise_variance().numpy(), likelihood.scale.numpy()]
+        vector = lattices.generating_vector(k, m)
+        expected = numpy_model(x.numpy(), decoder, *noise, m, vector)
     torch.testing.assert_close(nats, torch.tensor(expected[0]), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(weights, torch.tensor(expected[2]), rtol=1e-8, atol=1e-10)
     chord = 2 * resultant * (pi * (direction - torch.tensor(expected[1]))).sin().abs()

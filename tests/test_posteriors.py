@@ -273,48 +273,6 @@ def test_moments_are_posterior_means(generator):
     torch.testing.assert_close(first, expected, rtol=0, atol=1e-12)
 
 
-def test_pooled_is_one_posterior_over_all_points(generator):
-    tables = [torch.randn(5, m, dtype=torch.float64, generator=generator) for m in (7, 11, 13)]
-    pooled = posteriors.pooled(tables)
-    assert pooled.shape == (5, 31)
-    torch.testing.assert_close(pooled, torch.cat(tables, 1).softmax(1), rtol=1e-12, atol=0)
-
-
-def test_pooled_weighs_shifts_by_their_evidence():
-    tables = [
-        torch.full((1, 7), -1.0, dtype=torch.float64),
-        torch.full((1, 7), -1.0 + log(3), dtype=torch.float64),
-    ]
-    pooled = posteriors.pooled(tables)
-    torch.testing.assert_close(pooled[0, :7].sum().item(), 0.25)
-    averaged = torch.cat([posteriors.responsibilities(table) for table in tables], 1) / 2
-    assert averaged[0, :7].sum().item() == pytest.approx(0.5)
-
-
-def test_pooled_shifts_estimate_better_than_the_average_of_their_means(generator):
-    """With so few points that a shift sees the posterior or misses it."""
-    x = torch.tensor([[1.0, 0.4]], dtype=torch.float64)
-    exact = ive(1, x.norm().item() / 0.05) / ive(0, x.norm().item() / 0.05)
-    pooled_errors, averaged_errors = [], []
-    for _ in range(40):
-        shifts = [
-            lattices.shifted(lattices.lattice(1, 3), lattices.random_shift(1, generator))
-            for _ in range(10)
-        ]
-        z = [2 * pi * points for points in shifts]
-        tables = [
-            likelihoods.Gaussian(2, 0.05).table(x, torch.cat([a.cos(), a.sin()], 1)) for a in z
-        ]
-        pooled = posteriors.mean_direction(posteriors.pooled(tables), torch.cat(shifts))[1].item()
-        alone = [
-            posteriors.mean_direction(posteriors.responsibilities(t), p)[1].item()
-            for t, p in zip(tables, shifts, strict=True)
-        ]
-        pooled_errors.append((pooled - exact) ** 2)
-        averaged_errors.append((sum(alone) / 10 - exact) ** 2)
-    assert sum(pooled_errors) < 0.5 * sum(averaged_errors)
-
-
 def test_readouts_keep_float32_and_the_device(generator, device):
     points = lattices.lattice(2, 55, torch.float32).to(device)
     weights = random_weights(generator, 5, 55).float().to(device)

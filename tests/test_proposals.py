@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from skqlvm.engine import lattices, priors, proposals
+from skqlvm.engine import lattices, priors, proposals, torus
 
 FAMILIES = ["diagonal", "low_rank", "full"]
 families, seeds = st.sampled_from(FAMILIES), st.integers(0, 999)
@@ -335,7 +335,7 @@ def test_narrow_wrapped_normal_is_the_normal_itself_even_across_the_seam():
     for loc in (0.5, 0.001, 0.999):
         q = proposals.Wrapped(proposals.DiagonalNormal(row(loc), variance))
         residuals = torch.linspace(-0.08, 0.08, 11, dtype=torch.float64)
-        z = lattices.wrap(loc + residuals)[None, :, None]
+        z = torus.wrap(loc + residuals)[None, :, None]
         expected = Normal(residuals.new_zeros(()), 0.02).log_prob(residuals)[None]
         torch.testing.assert_close(q.log_prob(z), expected, rtol=1e-9, atol=1e-9)
 

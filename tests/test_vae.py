@@ -1093,9 +1093,10 @@ class Interrupting(nn.Module):
 
 
 @both_classes
-def test_interrupt_keeps_the_best_model_so_far_and_warns(kind, X):
-    with pytest.warns(UserWarning, match="interrupted at step"):
-        model = small(kind, max_iter=50, encoder=Interrupting).fit(X)
+def test_interrupt_keeps_the_best_model_so_far_and_is_raised_again(kind, X):
+    model = small(kind, max_iter=50, encoder=Interrupting)
+    with pytest.raises(KeyboardInterrupt, match=r"interrupted at step \d of 50; the best weights"):
+        model.fit(X)
     assert model.n_iter_ < 50
     assert model.transform(X).shape == (101, 2)
     assert np.isfinite(model.score(X))
