@@ -12,6 +12,7 @@ number of threads of the OpenMP runtime that torch uses."""
 import os
 import sys
 import time
+import warnings
 from contextlib import nullcontext
 from importlib.util import find_spec
 
@@ -60,10 +61,12 @@ def fit_seconds(before, remedy, quick, device, seed):
     """Fit on all cores, then on one; return torch's threads, and seconds of both fits by the clock
     and of the processor."""
     import torch
+    from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
     from skqlvm import QLVMEmbedding
 
+    warnings.simplefilter("ignore", ConvergenceWarning)  # of a single pass
     x = measurement.split_digits(seed)[0][: 150 if quick else None]
     model = QLVMEmbedding(
         n_points=55 if quick else 233,
