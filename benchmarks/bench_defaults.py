@@ -19,19 +19,21 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 from skqlvm import IWAEEmbedding, QLVMEmbedding, VAEEmbedding
-from skqlvm._amortized import AmortizedModel
-from skqlvm.engine import likelihoods, networks, proposals
+from skqlvm._encoder_queries import EncoderQueries
+from skqlvm._estimator import LatentEstimator
+from skqlvm.engine import networks, proposals
+from skqlvm.engine.likelihoods import continuous
 
 CONSTANTS = {
     "decay": (networks, "_DECAY"),
     "introduced": (networks, "_INTRODUCED"),
     "start": (networks, "_START"),
-    "noise_start": (likelihoods, "_START"),
-    "noise_speed": (likelihoods, "_SPEED"),
-    "auto_passes": (QLVMEmbedding, "_auto_passes"),
-    "auto_steps": (QLVMEmbedding, "_auto_steps"),
-    "encoder_passes": (AmortizedModel, "_auto_passes"),
-    "encoder_steps": (AmortizedModel, "_auto_steps"),
+    "noise_start": (continuous, "_START"),
+    "noise_speed": (continuous, "_SPEED"),
+    "auto_passes": (LatentEstimator, "_auto_passes"),
+    "auto_steps": (LatentEstimator, "_auto_steps"),
+    "encoder_passes": (EncoderQueries, "_auto_passes"),
+    "encoder_steps": (EncoderQueries, "_auto_steps"),
     "posterior_start": (proposals, "_START"),
 }
 """Constants of the package that are not parameters, by the name used here: an owner and an
@@ -54,9 +56,8 @@ CHANGES = [
     {"hidden_layer_sizes": (512, 256)},
     {"learning_rate": 2e-3},
     {"learning_rate": 8e-3},
-    {"weight_decay": 1.0},
-    {"auto_passes": 25, "auto_steps": 1000},
-    {"auto_passes": 100, "auto_steps": 4000},
+    {"auto_passes": 25, "auto_steps": (250, 1000)},
+    {"auto_passes": 100, "auto_steps": (1000, 4000)},
     {"n_points": 377},
     {"n_points": 1597},
     {"batch_size": 256},
@@ -73,11 +74,10 @@ ENCODER_CHANGES = [
     {"posterior_start": -6.0},
     {"hidden_layer_sizes": (256, 256, 256)},
     {"hidden_layer_sizes": (512, 256)},
-    {"weight_decay": 1.0},
     {"noise_start": 1.0},
     {"n_iter_no_change": None},
-    {"encoder_passes": 50, "encoder_steps": 2500},
-    {"encoder_passes": 200, "encoder_steps": 20000},
+    {"encoder_passes": 50, "encoder_steps": (500, 2500)},
+    {"encoder_passes": 200, "encoder_steps": (2000, 20_000)},
     {"latent": "torus"},
     {"latent": "torus", "posterior_start": -2.0},
     {"latent": "torus", "learning_rate": 8e-3},
@@ -121,13 +121,14 @@ def main(argv=None):
     names = list(data_sets(arguments, 0))
     rows = []
     for change in changes:
-        results = [
-            {
-                name: _measure(data, change, seed, arguments)
-                for name, data in data_sets(arguments, seed).items()
-            }
-            for seed in arguments.seeds
-        ]
+        with constants(change):
+            results = [
+                {
+                    name: _measure(data, change, seed, arguments)
+                    for name, data in data_sets(arguments, seed).items()
+                }
+                for seed in arguments.seeds
+            ]
         row = [", ".join(f"{name}={value}" for name, value in change.items()) or "defaults"]
         for name in names:
             about = {"model": arguments.model, "data": name, "change": change}
@@ -191,9 +192,7 @@ def _measure(data, change, seed, arguments):
     if arguments.quick:
         parameters |= quick | {"max_iter": 2}
     model = model_class(random_state=seed, device=arguments.device, **parameters)
-    with constants(change):
-        model.fit(data.fitted)
-    nats = -model.score(data.held_out)
+    nats = -model.fit(data.fitted).score(data.held_out)
     on_torus = (
         parameters.get("latent", "torus" if arguments.model == "qlvm" else "normal") == "torus"
     )

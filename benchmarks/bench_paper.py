@@ -215,7 +215,7 @@ def _read_passes(path):
 
 def _measure(model, data, arguments):
     """Fit a model; return its measurements by name."""
-    contenders.fit(model, data.x_train)
+    model.fit(data.x_train)
     subsample = np.random.default_rng(0).permutation(len(data.x_test))[
         : 50 if arguments.quick else _N_SUBSAMPLE
     ]
@@ -248,7 +248,7 @@ def _gap(model, x, bound, subsample, arguments):
     """The mean of log p(x) less the bound, of all rows by quadrature, or of a subsample by
     importance sampling; and what is known of it."""
     if model.n_components <= 3:
-        nats, change = contenders.quadrature(model, x)
+        nats, change = contenders.settled_nats(model, x)
         return float((nats - bound).mean()), {"last_doubling": float(change)}
     n_draws = 20 if arguments.quick else _N_IMPORTANCE
     estimate = model.score_samples(x[subsample], method="importance", n_importance_samples=n_draws)

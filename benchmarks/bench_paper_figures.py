@@ -35,7 +35,9 @@ import numpy as np
 import torch
 
 from skqlvm import QLVMEmbedding
-from skqlvm.engine import lattices, networks, objectives
+from skqlvm._fitting import Fit
+from skqlvm._parts import harmonic_order
+from skqlvm.engine import lattices, networks, objectives, quadrature
 
 _LARGEST_SCORED = 2000
 _CLIP = 1e-4
@@ -101,7 +103,7 @@ def _fit(model, data, seconds):
     """Fit an unfitted model with so many seconds of training; by default as it is."""
     if seconds is not None:
         model.set_params(max_iter=contenders.passes(model, data.x_train, seconds))
-    return contenders.fit(model, data.x_train)
+    return model.fit(data.x_train)
 
 
 def _budget(data, arguments):
@@ -219,9 +221,7 @@ def _draw_posterior(axis, model, x, n_pixels=200):
 def _heavy_points(model, x):
     """Points that carry a row's posterior, the heaviest first; on a torus as near to it as they
     come."""
-    z, _ = model._prior(2).nodes(
-        lattices.shifted(lattices.nested(2, 2**16), torch.tensor([0.38, 0.62]))
-    )
+    z, _ = model._model.prior.nodes(quadrature.nested_points(2, 2**16))
     log_w = contenders.log_joint(model, x, z)[0]
     order = log_w.argsort(descending=True)
     heavy = z[order[log_w[order] > log_w.max() + _DEPTH]].numpy()
@@ -230,10 +230,7 @@ def _heavy_points(model, x):
 
 def _ellipses(model, x):
     """The lines of one and of two standard deviations around the encoder's mean."""
-    proposal = model._proposed(torch.from_numpy(x))
-    mean, covariance = (
-        part[0].detach().double().cpu().numpy() for part in (proposal.loc, proposal.covariance())
-    )
+    mean, covariance = (part[0] for part in model.proposal(x))
     circle = np.linspace(0, 2 * np.pi, 100)
     ellipse = np.stack([np.cos(circle), np.sin(circle)], 1) @ np.linalg.cholesky(covariance).T
     return [mean + ellipse, mean + 2 * ellipse]
@@ -260,11 +257,10 @@ def _seconds(data, arguments, report, save):
         curves[name] = []
         for seed in arguments.seeds:
             model = contenders.build(contender, 2, seed, arguments, **settings)
-            contenders.fit(
-                model.set_params(max_iter=contenders.passes(model, data.x_train, budget, a_step)),
-                data.x_train,
-            )
-            exact = -contenders.exact_nats(model, _held_out(model, data.x_train)).mean()
+            n_passes = contenders.passes(model, data.x_train, budget, a_step)
+            model.set_params(max_iter=n_passes).fit(data.x_train)
+            held_out = Fit.of(model, data.x_train, model.validation_fraction).held_out
+            exact = -contenders.exact_nats(model, data.x_train[held_out]).mean()
             # Steps by what one takes: the clock itself would show what else the machine did.
             curves[name].append(
                 (
@@ -282,16 +278,6 @@ def _seconds(data, arguments, report, save):
             values = [reduce(curve[part]) for curve in curves[name]]
             report.add(f"paper_figures/{measure}", values, unit, model=name, budget_seconds=budget)
     save("seconds", partial(_draw_seconds, curves=curves))
-
-
-def _held_out(model, x):
-    """The rows that a fit held out."""
-    from skqlvm import _base, _tensors
-
-    order = torch.randperm(
-        len(x), generator=torch.Generator().manual_seed(_tensors.random_seed(model.random_state))
-    )
-    return x[order[: min(round(model.validation_fraction * len(x)), _base._LARGEST_VALIDATION)]]
 
 
 def _draw_seconds(figure, curves):
@@ -320,23 +306,16 @@ class _Trained(QLVMEmbedding):
     """A QLVM that trains on the points of `_drawn`, and is validated on the evaluation lattice
     whatever these are."""
 
-    def _objective(self, module, x):
-        super()._objective(module, x)  # finds how many points fit into memory
-        decoder, likelihood, fine = (
-            module["decoder"],
-            module["likelihood"],
-            lattices.lattice(2, self.n_points_eval),
-        )
+    def _objective(self, model, fit):
+        fine = lattices.lattice(2, self.n_points_eval)
 
-        def loss(x, generator):
-            z = (fine if generator is None else self._drawn(generator)).to(
-                next(decoder.parameters())
-            )
-            return -objectives.lattice_bound(
-                lambda z: likelihood.table(x, decoder(z)), z, self._chunk_size
-            ).mean()
+        def nats(batch, generator):
+            z = fine if generator is None else self._drawn(generator)
+            terms = model.likelihood.terms(batch.x)
+            table = partial(model.table, terms)
+            return objectives.lattice_bound(table, z.to(model.like)) + terms.base
 
-        return loss
+        return nats
 
 
 class _Shifted(_Trained):
@@ -451,7 +430,7 @@ _PRIOR = {
 
 def _decoders(data, arguments, report, save):
     plain = contenders.build("QLVM", 2, 0, arguments)
-    default = plain._resolved_order(len(data.x_train))
+    default = harmonic_order(plain.harmonic_order, 2, len(data.x_train))
     measured = {}
     for name, (coordinates, order) in _DECODERS.items():
         factory = partial(

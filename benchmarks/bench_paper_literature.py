@@ -17,6 +17,7 @@ package agrees with itself:
 Scores are of test rows whose pixels are drawn once, the same for all models, with 5000 draws from
 the encoder."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import contenders
@@ -36,14 +37,15 @@ class _Dynamic:
     """Mixin: draws the pixels of every batch anew from its grey levels; those of held-out rows
     once."""
 
-    def _objective(self, module, x):
-        of_binary = super()._objective(module, x)
+    def _objective(self, model, fit):
+        of_binary = super()._objective(model, fit)
 
-        def loss(x, generator):
+        def nats(batch, generator):
             drawn_by = torch.Generator().manual_seed(2) if generator is None else generator
-            return of_binary(torch.bernoulli(x.cpu(), generator=drawn_by).to(x), generator)
+            drawn = torch.bernoulli(batch.x.cpu(), generator=drawn_by).to(batch.x)
+            return of_binary(replace(batch, x=drawn), generator)
 
-        return loss
+        return nats
 
 
 class _DynamicVAE(_Dynamic, VAEEmbedding):
@@ -125,7 +127,7 @@ def _measure(name, seed, x_train, x, sizes, arguments):
         model = _DynamicVAE(_N_COMPONENTS, **settings)
     else:
         model = _DynamicIWAE(_N_COMPONENTS, n_importance_samples=int(size), **settings)
-    _, seconds = measurement.timed(contenders.fit, model, x_train, device=arguments.device)
+    _, seconds = measurement.timed(model.fit, x_train, device=arguments.device)
     bounds = contenders.importance_bounds(model, x, sizes[-1], sizes)
     elbo, error = model.score_samples(
         x, method="elbo", n_importance_samples=sizes[-1], return_std=True

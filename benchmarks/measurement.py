@@ -306,13 +306,11 @@ def euclidean_map(model, readout, x):
     """Return where a fitted QLVM puts rows by one of `READOUTS`, with turns mapped to circles, for
     Euclidean distances."""
     before = {name: model.get_params()[name] for name in ("embedding", "output")}
-    chosen = (
-        {"output": "moments"} if readout == "moments" else {"output": "turns", "embedding": readout}
-    )
+    moments = readout == "moments"
+    chosen = {"output": "moments"} if moments else {"output": "cartesian", "embedding": readout}
     result = model.set_params(**chosen).transform(x)
     model.set_params(**before)
-    angles = 2 * np.pi * result
-    return result if readout == "moments" else np.hstack([np.cos(angles), np.sin(angles)])
+    return result
 
 
 def _status():
