@@ -22,8 +22,8 @@ _FEWEST_HELD_OUT = 5
 """Rows under which holding out tells nothing: then all of them are trained on."""
 
 _PRIOR_ROWS = 20
-"""Rows that the prior of a likelihood's own parameters counts as if no rows are to be held out.
-With h rows, which tell what noise there is, they are fewer by a factor of (1 + h)^2."""
+"""Rows that the prior of a likelihood's own parameters counts as if no rows are held out. With h
+rows, which tell what noise there is, they are fewer by a factor of (1 + h)^2."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Fit:
             rows=Rows(X, device),
             trained=order[n_held_out:],
             held_out=order[:n_held_out],
-            n_prior_rows=_PRIOR_ROWS / (1 + n_wanted) ** 2,
+            n_prior_rows=_PRIOR_ROWS / (1 + n_held_out) ** 2,
             batch_size=int(estimator.batch_size),
             generator=generator,
             randomness=_parts.Randomness(weights, stream),

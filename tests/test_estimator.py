@@ -1,0 +1,432 @@
+"""What all estimators owe to their base: parameters of any kind, threads, contexts, data."""
+
+import copy
+import inspect
+import pickle
+import re
+import threading
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+from torch import nn
+
+from skqlvm import IWAEEmbedding, LatentSampler, QLVMEmbedding, VAEEmbedding
+from skqlvm.engine import lattices, likelihoods, networks, posteriors
+
+pytestmark = pytest.mark.filterwarnings("ignore:The posterior of a typical row:UserWarning")
+
+TINY = {"hidden_layer_sizes": (8,), "harmonic_order": 2, "max_iter": 2, "random_state": 0}
+LATTICE = {"n_points": 34, "n_points_eval": 55}
+CLASSES = [QLVMEmbedding, VAEEmbedding, IWAEEmbedding]
+all_classes = pytest.mark.parametrize("kind", CLASSES)
+
+
+def tiny(kind=QLVMEmbedding, **parameters):
+    return kind(**{**TINY, **(LATTICE if kind is QLVMEmbedding else {}), **parameters})
+
+
+@pytest.fixture(scope="module")
+def X():
+    return np.random.default_rng(7).normal(size=(101, 5))
+
+
+class Linear(nn.Linear):
+    """A decoder, at the top of a module so that it pickles."""
+
+
+class Dropping(nn.Sequential):
+    """A decoder that draws from torch's global generator."""
+
+    def __init__(self, k, d):
+        super().__init__(networks.MLPDecoder(k, d, (8,), 2), nn.Dropout(0.2))
+
+
+# parameters
+
+
+@all_classes
+def test_classes_as_parameters_survive_copies(kind, X):
+    model = tiny(kind, likelihood=likelihoods.Gaussian, decoder=Linear).fit(X)
+    expected = model.score_samples(X)
+    for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model), copy.copy(model)):
+        assert (other.likelihood, other.decoder) == (likelihoods.Gaussian, Linear)
+        np.testing.assert_array_equal(other.score_samples(X), expected)
+        np.testing.assert_array_equal(other.fit(X).score_samples(X), expected)
+    assert clone(model).decoder is Linear
+
+
+def test_classes_as_parameters_survive_processes_and_samplers(X):
+    model = tiny(likelihood=likelihoods.Gaussian, decoder=Linear)
+    search = GridSearchCV(model, {"n_points": [5, 8]}, cv=2, n_jobs=2).fit(X)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    sampler = pickle.loads(pickle.dumps(LatentSampler(model).fit(X)))
+    assert sampler.sample(3, random_state=0).shape == (3, 5)
+
+
+@all_classes
+@pytest.mark.parametrize("integer", [np.int64, np.int32, np.uint8])
+def test_integers_of_numpy_are_integers(kind, integer, X):
+    numbers = {"n_components": 2, "max_iter": 3, "batch_size": 50, "harmonic_order": 2}
+    if kind is QLVMEmbedding:
+        numbers |= {"n_points": 100, "n_points_eval": 200}
+    if kind is IWAEEmbedding:
+        numbers |= {"n_importance_samples": 3}
+    sizes = {"hidden_layer_sizes": (integer(8),), "n_iter_no_change": integer(5)}
+    plain = tiny(kind, **numbers).fit(X)
+    numpys = tiny(kind, **{name: integer(n) for name, n in numbers.items()}, **sizes).fit(X)
+    np.testing.assert_array_equal(numpys.score_samples(X), plain.score_samples(X))
+    assert numpys.sample(integer(7), random_state=0).shape == (7, 5)
+    numpys.set_params(n_components=2, hidden_layer_sizes=[8], warm_start=True).fit(X)
+
+
+@all_classes
+def test_parameters_signature_and_docstring_agree(kind):
+    signature = inspect.signature(kind.__init__).parameters
+    documented = re.search(r"Parameters\n    -+\n(.*?)\n    Attributes\n", kind.__doc__, re.S)[1]
+    entries = re.findall(r"^    (\w+) : (.*)", documented, re.M)
+    names = [name for name in signature if name != "self"]
+    assert [name for name, _ in entries] == sorted(names, key=dict(entries).__contains__) or set(
+        dict(entries)
+    ) == set(names)
+    for name, text in entries:
+        default = signature[name].default
+        if default is None:
+            assert "None" in text or "optional" in text, name
+        elif name == "learning_rate":
+            assert float(text.rpartition("default=")[2]) == default
+        else:
+            assert text.endswith(f"default={default!r}".replace("'", '"')), (name, text)
+
+
+def test_shared_parameters_have_shared_defaults():
+    defaults = [
+        {name: p.default for name, p in inspect.signature(kind.__init__).parameters.items()}
+        for kind in CLASSES
+    ]
+    shared = set.intersection(*map(set, defaults))
+    assert len(shared) >= 16
+    for name in shared:
+        assert len({repr(of_one[name]) for of_one in defaults}) == 1, name
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "message"),
+    [
+        ({"random_state": -1}, ValueError, "random_state expects None, .* but got -1"),
+        ({"device": 10**30}, ValueError, "device expects one that is available"),
+        ({"warm_start": "no"}, TypeError, "warm_start expects True or False, but got 'no'"),
+        ({"warm_start": np.ones(2)}, TypeError, "warm_start expects True or False"),
+        ({"matmul_precision": "high"}, ValueError, r"one of \['highest', 'medium'\]"),
+    ],
+)
+@all_classes
+def test_parameters_without_meaning_are_named(kind, parameters, error, message, X):
+    with pytest.raises(error, match=message):
+        tiny(kind, **parameters).fit(X)
+
+
+# factories
+
+
+class Odd(nn.Module):
+    """A decoder with something wrong about it."""
+
+    def __init__(self, d, how):
+        super().__init__()
+        dtype = {"complex": torch.complex64, "half": torch.float16}.get(how, torch.float32)
+        self.layer, self.how = nn.Linear(2, d, dtype=dtype), how
+
+    def forward(self, z):
+        if self.how == "in place":
+            z += 1
+        outputs = self.layer(z.to(self.layer.weight.dtype))
+        return {
+            "detached": outputs.detach(),
+            "first rows": outputs[:2],
+            "tuple": (outputs,),
+        }.get(self.how, outputs)
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "message"),
+    [
+        ("complex", TypeError, "float32 or float64 parameters, but layer.weight is .*complex64"),
+        ("half", TypeError, "float32 or float64 parameters, but layer.weight is .*float16"),
+        ("in place", ValueError, "but it changes them in place"),
+        ("detached", ValueError, "but they are detached"),
+        ("first rows", ValueError, r"maps? \(3, 2\) to \(3, 5\), but the output is \(2, 5\)"),
+        ("tuple", TypeError, "modules that return a tensor"),
+    ],
+)
+def test_odd_decoders_are_refused_before_training(how, error, message, X):
+    with pytest.raises(error, match=f"decoder expects .*{message}"):
+        tiny(decoder=lambda k, d: Odd(d, how)).fit(X)
+
+
+@pytest.mark.parametrize(
+    ("factory", "cause"),
+    [(lambda k, d: 1 / 0, ZeroDivisionError), (lambda only: nn.Linear(2, 5), TypeError)],
+)
+def test_errors_of_factories_are_chained(factory, cause, X):
+    message = r"decoder expects a factory f\(n_components, n_outputs\), but .* raised"
+    with pytest.raises(ValueError, match=message) as caught:
+        tiny(decoder=factory).fit(X)
+    assert isinstance(caught.value.__cause__, cause)
+
+
+def test_factory_of_one_module_does_not_share_it_between_fits(X):
+    module = nn.Linear(2, 5)
+    weight = module.weight.detach().clone()
+    first = tiny(decoder=lambda k, d: module).fit(X)
+    before = first.score_samples(X)
+    tiny(decoder=lambda k, d: module, max_iter=20).fit(X)
+    np.testing.assert_array_equal(first.score_samples(X), before)
+    assert torch.equal(module.weight, weight)
+
+
+# threads and contexts
+
+
+def test_fits_in_threads_are_those_alone(X):
+    """With dropout, too, whose numbers come from torch's global generator."""
+    models = [
+        tiny(random_state=seed, max_iter=20, decoder=Dropping if seed % 2 else "mlp")
+        for seed in range(4)
+    ]
+    alone = [clone(model).fit(X).score_samples(X) for model in models]
+    before = torch.get_rng_state(), torch.get_float32_matmul_precision()
+    found = [None] * 4
+
+    def fit(i):
+        found[i] = models[i].fit(X).score_samples(X)
+
+    threads = [threading.Thread(target=fit, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for one, other in zip(found, alone, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert torch.get_float32_matmul_precision() == before[1]
+
+
+@all_classes
+@pytest.mark.parametrize(
+    "context",
+    [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", dtype=torch.bfloat16)],
+)
+def test_contexts_of_the_caller_change_nothing(kind, context, X):
+    model = tiny(kind).fit(X)
+    queries = [model.transform(X), model.score_samples(X), model.reconstruct(X)]
+    with context():
+        np.testing.assert_array_equal(tiny(kind).fit(X).score_samples(X), queries[1])
+        for again, expected in zip(
+            (model.transform(X), model.score_samples(X), model.reconstruct(X)), queries, strict=True
+        ):
+            np.testing.assert_array_equal(again, expected)
+
+
+@all_classes
+def test_default_dtype_of_the_process_changes_nothing(kind, X, request):
+    request.addfinalizer(lambda: torch.set_default_dtype(torch.float32))
+    expected = tiny(kind).fit(X).score_samples(X)
+    torch.set_default_dtype(torch.float64)
+    np.testing.assert_array_equal(tiny(kind).fit(X).score_samples(X), expected)
+
+
+# data
+
+
+@all_classes
+def test_units_of_the_data_change_nothing_but_units(kind, X):
+    one, two = tiny(kind, max_iter=30).fit(X), tiny(kind, max_iter=30).fit(2 * X)
+    np.testing.assert_array_equal(one.transform(X), two.transform(2 * X))
+    np.testing.assert_allclose(
+        two.score_samples(2 * X), one.score_samples(X) - 5 * np.log(2), rtol=0, atol=1e-9
+    )
+
+
+@all_classes
+@pytest.mark.parametrize("factor", [1e-200, 1e-160, 1e100])
+def test_data_of_sizes_out_of_reach_are_refused(kind, factor, X):
+    with pytest.raises(ValueError, match=r"X is too (small|large)"):
+        tiny(kind).fit(factor * X)
+
+
+@all_classes
+def test_training_that_diverges_says_so(kind, X):
+    with pytest.raises(FloatingPointError, match="Training diverged"):
+        tiny(kind, learning_rate=1e4, max_iter=100, validation_fraction=0).fit(X)
+
+
+@all_classes
+def test_rows_out_of_reach_are_refused(kind, X):
+    X = X.astype(np.float32)
+    model = tiny(kind).fit(X)
+    far = np.where(np.arange(101)[:, None] == 3, np.float32(1e30), X)
+    with pytest.raises(ValueError, match="Row 3 is so far from the data of the fit"):
+        model.score_samples(far)
+    with pytest.raises(ValueError, match="so far from the data"):
+        model.score_samples(X.astype(np.float64) + 1e200)
+
+
+@all_classes
+def test_text_as_latent_points_is_named(kind, X):
+    model = tiny(kind).fit(X)
+    with pytest.raises(ValueError, match="Z expects numbers of shape"):
+        model.inverse_transform([["a", "b"]])
+
+
+@pytest.mark.parametrize(("shape", "image"), [((7, 3, 5), "1, 3, 5"), ((7, 2, 3, 5), "2, 3, 5")])
+@all_classes
+def test_images_are_refused_with_the_way_to_flatten_them(kind, shape, image):
+    message = rf"Flatten images with X.reshape\(len\(X\), -1\).* image_shape=\({image}\)"
+    with pytest.raises(ValueError, match=message):
+        tiny(kind).fit(np.zeros(shape))
+
+
+@all_classes
+def test_columns_that_are_no_numbers_are_named(kind, X):
+    frame = pd.DataFrame(X, columns=list("abcde")).assign(
+        kind=pd.Categorical(["x", "y"] * 50 + ["x"]), when=pd.Timestamp("2026-01-01")
+    )
+    with pytest.raises(TypeError, match=r"'kind' \(category\), 'when' \(datetime64"):
+        tiny(kind).fit(frame)
+
+
+def test_message_for_unsuitable_rows_names_the_likelihood_of_the_fit(X):
+    unit = (X - X.min()) / np.ptp(X)
+    model = tiny(likelihood="bernoulli").fit(unit).set_params(likelihood="gaussian")
+    with pytest.raises(ValueError, match=r"likelihood='bernoulli' expects X in \[0, 1\]"):
+        model.transform(X)
+
+
+def test_counts_are_whole_numbers():
+    counts = np.random.default_rng(0).poisson(3, size=(101, 5)).astype(float)
+    for kind in CLASSES:
+        model = tiny(kind, likelihood="poisson").fit(counts)
+        assert np.isfinite(model.score_samples(counts)).all()
+        with pytest.raises(ValueError, match="'poisson' expects whole numbers, but got a value"):
+            model.score_samples(counts + 0.5)
+
+
+# queries
+
+
+def test_coordinates_are_in_turns_whatever_the_output(X):
+    model = tiny().fit(X)
+    expected = model.transform(X)
+    for output in ("cartesian", "moments"):
+        np.testing.assert_array_equal(model.set_params(output=output).coordinates(X), expected)
+    frame = model.set_params(output="turns").set_output(transform="pandas").transform(X)
+    assert isinstance(frame, pd.DataFrame)
+    assert isinstance(model.coordinates(X), np.ndarray)
+
+
+@all_classes
+def test_fit_transform_keeps_the_embedding(kind, X):
+    model = tiny(kind)
+    Z = model.fit_transform(X)
+    np.testing.assert_array_equal(model.embedding_, Z)
+    np.testing.assert_array_equal(model.transform(X), Z)
+    assert not hasattr(model.fit(X), "embedding_")
+
+
+@all_classes
+def test_samples_without_noise_are_decoded_points(kind, X):
+    model = tiny(kind, noise_variance=0.04).fit(X)
+    clean, noisy = (model.sample(5000, random_state=0, noise=noise) for noise in (False, True))
+    assert (noisy - clean).std() == pytest.approx(0.2, rel=0.05)
+    far = tiny(kind, noise_variance=100.0).fit(X)
+    assert far.sample(101, random_state=0).std() > 5 * far.sample(101, 0, noise=False).std()
+
+
+@pytest.mark.parametrize("kind", [VAEEmbedding, IWAEEmbedding])
+def test_posterior_is_one_over_the_lattice_and_finds_the_proposal(kind, X):
+    model = tiny(kind, max_iter=200, noise_variance=0.5).fit(X)
+    weights = model.posterior(X)
+    assert weights.shape == (101, model.n_points_eval_) == (101, len(model.lattice_))
+    np.testing.assert_allclose(weights.sum(1), 1, atol=1e-9)
+    mean, _ = model.proposal(X)
+    distance = np.abs(weights @ model.lattice_ - mean).mean()
+    assert distance < 0.5 * np.abs(mean[::-1] - mean).mean()
+
+
+def test_kept_lattice_of_an_encoder_model_gives_the_scores_of_a_decoded_one(X, monkeypatch):
+    kept = tiny(VAEEmbedding).fit(X)
+    monkeypatch.setattr("skqlvm._encoder_queries._ATLAS_BYTES", 0)
+    decoded = tiny(VAEEmbedding).fit(X)
+    assert decoded._atlas is None
+    assert kept._atlas is not None
+    np.testing.assert_allclose(kept.score_samples(X), decoded.score_samples(X), atol=1e-4)
+    np.testing.assert_allclose(kept.posterior(X), decoded.posterior(X), atol=1e-4)
+
+
+# what a fit does in passing, and would be missed
+
+
+def test_every_step_has_a_shift_of_its_own(X, monkeypatch):
+    shifts, draw = [], lattices.random_shift
+
+    def recorded(n_components, generator):
+        shifts.append(draw(n_components, generator))
+        return shifts[-1]
+
+    monkeypatch.setattr(lattices, "random_shift", recorded)
+    tiny(max_iter=7).fit(X)
+    assert len({tuple(shift.tolist()) for shift in shifts}) == len(shifts) == 7
+
+
+def test_continued_fits_have_all_harmonics_open(X):
+    model = tiny(max_iter=20, harmonic_order=3, n_iter_no_change=None).fit(X)
+    basis = model.decoder_.basis
+    basis.open(1.0)
+    closed = basis.scales.clone()
+    for go_on in (model.partial_fit, model.set_params(warm_start=True).fit):
+        go_on(X)
+        assert (model.decoder_.basis.scales >= closed).all()
+        assert (model.decoder_.basis.scales > 0).all()
+        model.decoder_.basis.open(1.0)
+
+
+def test_partial_fit_steps_by_a_quarter(X):
+    """The first step of Adam is as long as its step size."""
+    one = tiny(learning_rate=0.01, batch_size=101, decoder=Linear)
+    before = one._build(5, 101, _randomness(one, X)).decoder.weight
+    after = one.partial_fit(X).decoder_.weight
+    assert (after - before).abs().max().item() == pytest.approx(0.0025, rel=1e-3)
+
+
+def _randomness(model, X):
+    from skqlvm._fitting import Fit
+
+    return Fit.of(model, X, 0.0).randomness
+
+
+def test_coarse_warning_is_by_the_median_row(X, monkeypatch):
+    effective = torch.tensor([1.0, 1.0, 1.0, 500.0, 500.0])
+    monkeypatch.setattr(posteriors, "effective_points", lambda weights: effective)
+    with pytest.warns(UserWarning, match=r"rests on 1.0 of the 55 points .* off by \S+ nats"):
+        tiny().fit(X)
+
+
+def test_held_out_rows_have_a_cap(monkeypatch, X):
+    from skqlvm._fitting import Fit
+
+    monkeypatch.setattr("skqlvm._fitting._LARGEST_VALIDATION", 7)
+    fit = Fit.of(tiny(), X, 0.5)
+    assert (len(fit.held_out), len(fit.trained)) == (7, 94)
+    assert sorted([*fit.held_out.tolist(), *fit.trained.tolist()]) == list(range(101))
+
+
+def test_harmonic_order_may_change_what_moments_are_returned(X):
+    model = tiny(output="moments").fit(X)
+    assert model.transform(X).shape == (101, 12)
+    assert model.set_params(harmonic_order=1).transform(X).shape == (101, 4)
+    with pytest.raises(ValueError, match="harmonic_order expects an integer"):
+        model.set_params(harmonic_order=0).transform(X)

@@ -1,0 +1,175 @@
+"""Models: what goes from points to rows, and the draws of models with an encoder."""
+
+import pytest
+import torch
+from torch import nn
+
+from skqlvm.engine import likelihoods, models, networks, objectives, priors, proposals
+
+N, D, K = 6, 4, 2
+PRIORS = {"torus": priors.UniformTorus(), "normal": priors.StandardNormal()}
+all_priors = pytest.mark.parametrize("prior", PRIORS.values(), ids=PRIORS)
+
+
+class Counting(nn.Linear):
+    """A decoder that notes how many points it is given at a time."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.sizes = []
+
+    def forward(self, z):
+        self.sizes.append(len(z))
+        return super().forward(z)
+
+
+@pytest.fixture
+def x(generator):
+    return torch.randn(N, D, generator=generator, dtype=torch.float64)
+
+
+def model_of(prior, decoder=None, likelihood=None):
+    likelihood = likelihoods.Gaussian(D, 0.5) if likelihood is None else likelihood
+    decoder = Counting(K, D).double() if decoder is None else decoder
+    return models.Model(K, prior, decoder, likelihood)
+
+
+def encoder_model(prior, covariance="diagonal"):
+    wrapped = isinstance(prior, priors.UniformTorus)
+    n_outputs = proposals.n_outputs(covariance, K, wrapped=wrapped)
+    return models.EncoderModel(
+        K,
+        prior,
+        Counting(K, D).double(),
+        likelihoods.Gaussian(D, 0.5),
+        nn.Linear(D, n_outputs).double(),
+        covariance_type=covariance,
+        wrapped=wrapped,
+    )
+
+
+@all_priors
+def test_points_are_decoded_some_at_a_time_and_in_their_order(prior):
+    model = model_of(prior)
+    z = torch.rand(3, 5, K, dtype=torch.float64)
+    whole = model.outputs(z)
+    model.n_decoded = 4
+    assert torch.equal(model.outputs(z), whole)
+    assert model.decoder.sizes == [15, 4, 4, 4, 3]
+    assert whole.shape == (3, 5, D)
+
+
+def test_points_take_the_precision_of_the_decoder_and_rows_that_of_the_points():
+    model = model_of(PRIORS["torus"], Counting(K, D))
+    assert model.outputs(torch.rand(3, K, dtype=torch.float64)).dtype == torch.float32
+    assert model.mean(torch.rand(3, K, dtype=torch.float64)).dtype == torch.float64
+
+
+@all_priors
+def test_table_is_the_density_of_every_row_at_every_point(prior, x):
+    model, z = model_of(prior), torch.rand(5, K, dtype=torch.float64)
+    terms = model.likelihood.terms(x)
+    table = model.table(terms, z) + terms.base[:, None]
+    for i in range(N):
+        for j in range(5):
+            normal = torch.distributions.Normal(model.decoder(z[j : j + 1])[0], 0.5**0.5)
+            torch.testing.assert_close(table[i, j], normal.log_prob(x[i]).sum())
+
+
+@all_priors
+def test_samples_have_the_moments_of_the_model(prior, generator):
+    model = model_of(prior)
+    u = torch.rand(200_000, K, dtype=torch.float64, generator=generator)
+    drawn, means = model.sample(u, generator), model.sample(u, generator, noise=False)
+    torch.testing.assert_close(means, model.mean(prior.quantile(u)))
+    residuals = drawn - means
+    torch.testing.assert_close(residuals.mean(0), torch.zeros(D).double(), rtol=0, atol=0.01)
+    torch.testing.assert_close(residuals.var(0), torch.full((D,), 0.5).double(), rtol=0.02, atol=0)
+
+
+@all_priors
+@pytest.mark.parametrize("shared", [False, True])
+def test_log_weights_are_those_of_a_loop(prior, shared, x, generator):
+    model = encoder_model(prior).eval()
+    draws = model.draw(x, 3, generator, shared=shared)
+    log_w = draws.log_w(prior) + draws.base[:, None]
+    q = model.propose(x)
+    for i in range(N):
+        for s in range(3):
+            z = draws.z[i, s]
+            normal = torch.distributions.Normal(model.decoder(z[None])[0], 0.5**0.5)
+            expected = normal.log_prob(x[i]).sum() + prior.log_prob(z) - q.log_prob(draws.z)[i, s]
+            torch.testing.assert_close(log_w[i, s], expected)
+
+
+@all_priors
+def test_shared_noise_makes_rows_independent_of_the_others(prior, x):
+    model = encoder_model(prior).eval()
+
+    def drawn(rows):
+        return model.draw(rows, 4, torch.Generator().manual_seed(0), shared=True)
+
+    torch.testing.assert_close(drawn(x).log_px_z[2:3], drawn(x[2:3]).log_px_z)
+    torch.testing.assert_close(drawn(x).z[2:3], drawn(x[2:3]).z)
+
+
+@all_priors
+def test_no_draw_is_the_location(prior, x, generator):
+    model = encoder_model(prior).eval()
+    state = generator.get_state()
+    draws = model.draw(x, 0, generator)
+    assert torch.equal(draws.z[:, 0], model.propose(x).loc)
+    assert draws.log_px_z.shape == (N, 1)
+    assert torch.equal(generator.get_state(), state)
+
+
+@all_priors
+def test_gradient_through_draws_only_leaves_the_density_of_the_proposal_out(prior, x, generator):
+    """Its gradient is that of the weights where q's own parameters are held fixed, which is that
+    of the whole less the score of q."""
+    model = encoder_model(prior)
+    draws = model.draw(x, 3, generator)
+    parameters = list(model.encoder.parameters())
+
+    def gradient(value):
+        return torch.autograd.grad(value.sum(), parameters, retain_graph=True)
+
+    through = gradient(draws.log_w(prior, through_draws_only=True))
+    whole = gradient(draws.log_w(prior))
+    fixed = draws._replace(z=draws.z.detach(), log_px_z=draws.log_px_z.detach())
+    score = gradient(-fixed.log_w(prior))
+    for a, b, c in zip(through, whole, score, strict=True):
+        torch.testing.assert_close(a, b + c)
+
+
+def test_bound_of_importance_weights_grows_with_the_draws(x, generator):
+    model = encoder_model(PRIORS["normal"]).eval()
+    with torch.no_grad():
+        draws = model.draw(x, 4096, generator)
+        log_w = draws.log_w(model.prior)
+        means = [objectives.log_mean_exp(log_w.unflatten(1, (-1, k))).mean() for k in (1, 4, 64)]
+    assert means[0] < means[1] < means[2]
+
+
+def test_rounded_training_rows_and_exact_queries_see_one_encoder(x):
+    """While training the encoder runs in its own precision, afterwards in that of the rows."""
+    model = encoder_model(PRIORS["normal"])
+    model.encoder.float()
+    assert model.train().propose(x).loc.dtype == torch.float32
+    located = model.eval().propose(x)
+    assert located.loc.dtype == torch.float64
+    exact = nn.functional.linear(
+        model.likelihood.inputs(x), *(p.double() for p in model.encoder.parameters())
+    )
+    torch.testing.assert_close(located.loc, exact[:, :K], rtol=0, atol=1e-12)
+    assert model.propose(x.float()).loc.dtype == torch.float32
+
+
+def test_harmonics_open_with_the_fraction():
+    decoder = networks.MLPDecoder(K, D, (8,), 4)
+    model = model_of(PRIORS["torus"], decoder)
+    model.open(0.0)
+    before = decoder.basis.scales.clone()
+    model.open(1.0)
+    assert (decoder.basis.scales >= before).all()
+    assert (decoder.basis.scales > before).any()
