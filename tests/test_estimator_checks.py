@@ -16,7 +16,7 @@ TINY = QLVMEmbedding(
 )
 SMALL = {"hidden_layer_sizes": (8,), "max_iter": 2}
 ENCODER_MODELS = [
-    VAEEmbedding(),
+    VAEEmbedding(max_iter=10),
     VAEEmbedding(**SMALL),
     VAEEmbedding(**SMALL, latent="torus", covariance_type="low_rank"),
     VAEEmbedding(5, **SMALL, covariance_type="full", objective="infovae"),
@@ -30,7 +30,7 @@ ENCODER_MODELS = [
 
 @parametrize_with_checks(
     [
-        QLVMEmbedding(),
+        QLVMEmbedding(max_iter=10),
         TINY,
         *ENCODER_MODELS,
         PMFSampler(),

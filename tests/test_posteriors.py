@@ -23,11 +23,15 @@ def turns_between(a, b):
     return (difference - difference.round()).abs()
 
 
+def weights_of(x, outputs, variance=0.1):
+    likelihood = likelihoods.Gaussian(x.shape[1], variance)
+    return posteriors.responsibilities(likelihood.table(likelihood.terms(x), outputs))
+
+
 def circle_weights(points, x, variance=0.1, turn=0.0):
     """The posterior of x under the circle of radius 1, with Gaussian noise."""
     z = 2 * pi * (points + turn)
-    table = likelihoods.Gaussian(2, variance).table(x, torch.cat([z.cos(), z.sin()], 1))
-    return posteriors.responsibilities(table)
+    return weights_of(x, torch.cat([z.cos(), z.sin()], 1), variance)
 
 
 def random_weights(generator, n, m):
@@ -79,7 +83,7 @@ def test_product_torus_has_the_means_of_its_circles():
     outputs = torch.stack(
         [z[:, 0].cos(), z[:, 0].sin(), 0.5 * z[:, 1].cos(), 0.5 * z[:, 1].sin()], 1
     )
-    weights = posteriors.responsibilities(likelihoods.Gaussian(4, 0.1).table(x, outputs))
+    weights = weights_of(x, outputs)
     mean, resultant = posteriors.mean_direction(weights, points)
     angles = torch.atan2(x[:, [1, 3]], x[:, [0, 2]]) / (2 * pi)
     kappa = torch.stack([x[0, :2].norm(), 0.5 * x[0, 2:].norm()]).numpy() / 0.1

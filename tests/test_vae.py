@@ -1121,7 +1121,7 @@ def test_diverging_fit_says_so_and_leaves_the_earlier_model(kind, X):
 @both_classes
 @pytest.mark.parametrize("k", [2, 5])
 def test_divergence_in_the_last_step_is_noticed(kind, k, X):
-    with pytest.raises(FloatingPointError, match=r"Training diverged: the .* is not finite"):
+    with pytest.raises(FloatingPointError, match=r"Training diverged: a weight is not finite"):
         small(kind, n_components=k, learning_rate=1e38, max_iter=1, validation_fraction=0).fit(X)
 
 

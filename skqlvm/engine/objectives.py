@@ -14,16 +14,19 @@ from .priors import Prior
 
 
 def log_mean_exp(log_w: Tensor, dim: int = -1) -> Tensor:
-    """Return ``log(1/m sum_j exp(log_w_j))`` over one axis; the ``- log m`` is what makes it a
-    likelihood."""
+    """Return ``log(1/m sum_j exp(log_w_j))`` over one axis.
+
+    The ``- log m`` is what makes it a likelihood.
+    """
     return torch.logsumexp(log_w, dim) - log(log_w.shape[dim])
 
 
 def lattice_bound(
     table: Callable[[Tensor], Tensor], points: Tensor, chunk_size: int | None = None
 ) -> Tensor:
-    """Return the lattice's bound on log p(x) for each row, differentiable in memory that does not
-    grow with the lattice.
+    """Return the lattice's bound on log p(x) for each row.
+
+    It is differentiable in memory that does not grow with the lattice.
 
     ``log 1/m sum_j p(x_i | z_j)``; its expectation over random shifts is at most log p(x_i)
     (equation 6 of arXiv 2601.18676). With a `chunk_size` the lattice is passed twice: once without
@@ -55,23 +58,24 @@ def lattice_bound(
 
 
 def elbo(log_px_z: Tensor, kl: Tensor, beta: float = 1.0) -> Tensor:
-    """Return the evidence lower bound of each row, ``1/s sum_s log p(x | z_s) - beta KL(q || p)``,
-    of shape (n_samples,).
+    """Return ``1/s sum_s log p(x | z_s) - beta KL(q || p)`` of each row, (n_samples,).
 
-    A bound on log p(x) at beta = 1; at others a trade of reconstruction against the size of the
-    code (beta-VAE). The divergence has a column for each draw, or one for all."""
+    The evidence lower bound: a bound on log p(x) at beta = 1; at others a trade of reconstruction against the size of the
+    code (beta-VAE). The divergence has a column for each draw, or one for all.
+    """
     return (log_px_z - beta * kl).mean(-1)
 
 
 def standard_error(log_w: Tensor, dim: int = -1) -> Tensor:
-    """Return the standard error of `log_mean_exp` over independent draws, to first order: the
-    relative error of the mean weight."""
+    """Return the standard error of `log_mean_exp` over independent draws, to first order.
+
+    It is the relative error of the mean weight.
+    """
     return standard_error_of_mean(torch.softmax(log_w, dim) * log_w.shape[dim], dim)
 
 
 def standard_error_of_mean(values: Tensor, dim: int = -1) -> Tensor:
-    """Return the standard error of the mean of independent values over one axis; infinite for a
-    single one."""
+    """Return the standard error of the mean of independent values; infinite for a single one."""
     n_draws = values.shape[dim]
     if n_draws == 1:
         return torch.full_like(values.select(dim, 0), float("inf"))
@@ -102,10 +106,9 @@ def discrepancy(z: Tensor, prior: Prior, generator: torch.Generator) -> Tensor:
 
 
 def doubly_reparametrized(log_w: Tensor, z: Tensor) -> Tensor:
-    """Return the importance-weighted bound of each row, with the doubly reparametrised gradient
-    (Tucker et al., arXiv 1810.04152).
+    """Return the importance-weighted bound of each row, with a doubly reparametrised gradient.
 
-    ``log 1/K sum_k w_k``, to be differentiated where `log_w` treats the proposal's parameters as
+    See Tucker et al., arXiv 1810.04152. It is ``log 1/K sum_k w_k``, to be differentiated where `log_w` treats the proposal's parameters as
     constants except through its draws z. With the normalised weights v, parameters of the model get
     ``sum_k v_k grad log w_k`` as from the plain bound; those of the proposal get ``sum_k v_k^2 (d
     log w_k / d z_k) (d z_k / d phi)``, of the same expectation and a signal that does not fade with
@@ -125,12 +128,12 @@ def doubly_reparametrized(log_w: Tensor, z: Tensor) -> Tensor:
 
 
 def maximum_mean_discrepancy(a: Tensor, b: Tensor) -> Tensor:
-    """Return an unbiased estimate of the squared distance between the distributions of a and b,
-    both of shape (n, k).
+    """Return an unbiased estimate of the squared distance between the distributions of a and b.
 
-    With the inverse multiquadratic kernel ``k(u, v) = c / (c + |u - v|^2)``, ``c = 2 k``: twice the
+    Both are of shape (n, k). With the inverse multiquadratic kernel ``k(u, v) = c / (c + |u - v|^2)``, ``c = 2 k``: twice the
     variance of a standard normal's coordinates, summed (Tolstikhin et al., arXiv 1711.01558).
-    Between 0 and 2 but for the noise of the estimate, which may be negative."""
+    Between 0 and 2 but for the noise of the estimate, which may be negative.
+    """
 
     def kernel(u: Tensor, v: Tensor) -> Tensor:
         squares = (u * u).sum(1)[:, None] + (v * v).sum(1) - 2 * u @ v.T

@@ -1,7 +1,8 @@
 """The posterior over lattice points, and what can be read off it.
 
 `weights` are responsibilities, of shape (n_samples, n_points), whose rows sum to one; points and
-coordinates are in turns."""
+coordinates are in turns.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +13,12 @@ from . import torus
 
 
 def responsibilities(log_w: Tensor) -> Tensor:
-    """Return the posterior probabilities of the points, ``softmax_j log_w_ij`` (under a uniform
-    prior log p(x | z))."""
+    """Return the posterior probabilities of the points, ``softmax_j log_w_ij``."""
     return torch.softmax(log_w, -1)
 
 
 def moments(weights: Tensor, features: Tensor) -> Tensor:
-    """Return posterior means of functions of z: features (n_points, n_features) -> (n_samples,
-    n_features)."""
+    """Return posterior means (n_samples, f) of functions of z, features (n_points, f)."""
     return weights @ features
 
 
@@ -41,14 +40,12 @@ def mean_direction(weights: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mode(weights: Tensor, points: Tensor) -> Tensor:
-    """Return the most probable lattice point of every row, in turns, of shape (n_samples,
-    n_components)."""
+    """Return the most probable lattice point of every row, (n_samples, n_components)."""
     return points[weights.argmax(1)]
 
 
 def local_mean(weights: Tensor, points: Tensor, radius: float = 0.06) -> Tensor:
-    """Return the mean of the dominant mode: over the posterior mass within `radius` turns of the
-    most probable point.
+    """Return the mean of the dominant mode: the mass within `radius` turns of the peak.
 
     Unlike the circular mean it does not fall between modes, and unlike the mode it is not confined
     to the lattice. The neighbours of a point of a rank-1 lattice are those of its first point moved
