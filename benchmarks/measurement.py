@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -37,6 +38,8 @@ _DISTRIBUTIONS = {
     "umap": "umap-learn",
 }
 _SAMPLING_SECONDS = 0.002
+
+warnings.filterwarnings("ignore", "Training ended after")  # short fits are meant to be short
 
 
 class Images(NamedTuple):
