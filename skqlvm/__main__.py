@@ -1,5 +1,4 @@
-"""The main job: ``python -m skqlvm`` maps the bundled digits; with ``--data`` it maps a file of
-your own."""
+"""Command line: ``python -m skqlvm`` maps the bundled digits, or with ``--data`` your own file."""
 
 import argparse
 import csv
@@ -21,8 +20,10 @@ _FEWEST_COMPARED, _HELD_OUT = 10, 0.2
 
 
 def main(argv=None):
-    """Run the command line and return its exit status: 0, or 1 if a result had to be written
-    elsewhere, 2 for bad input, 130 after Ctrl-C."""
+    """Run the command line and return its exit status.
+
+    It is 0, or 1 if a result had to be written elsewhere, 2 for bad input, 130 after Ctrl-C.
+    """
     arguments = _parser().parse_args(argv)
     try:
         with _plain_warnings():
@@ -179,8 +180,10 @@ def _has_matplotlib():
 
 
 def _fitted(arguments, X):
-    """Fit a model to X, of the best number of components if there are several; return it, and
-    whether Ctrl-C ended the work."""
+    """Return a model fitted to X, and whether Ctrl-C ended the work.
+
+    If there are several numbers of components, the model has the best of them.
+    """
     sizes = list(dict.fromkeys(arguments.components or [2]))
     if len(sizes) > 1:
         models, nats, interrupted = _compare(arguments, X, sizes)
@@ -194,8 +197,10 @@ def _fitted(arguments, X):
 
 
 def _compare(arguments, X, sizes):
-    """Print held-out nats for every number of components; return models, nats, and whether Ctrl-C
-    ended the comparison."""
+    """Print held-out nats for every number of components.
+
+    Return models, nats, and whether Ctrl-C ended the comparison.
+    """
     from sklearn.model_selection import train_test_split
 
     if len(X) < _FEWEST_COMPARED:
@@ -241,8 +246,10 @@ def _model(arguments, n_components):
 
 
 def _fit(model, X):
-    """Fit, and return whether Ctrl-C ended it; if nothing was reached by then, the interrupt goes
-    on."""
+    """Fit, and return whether Ctrl-C ended it.
+
+    If nothing was reached by then, the interrupt goes on.
+    """
     from sklearn.exceptions import NotFittedError
     from sklearn.utils.validation import check_is_fitted
 
@@ -333,8 +340,10 @@ def _digits(arguments):
 
 
 def _measure(model, X_train, X_test, y_train, y_test):
-    """Held-out nats a row, 10-neighbour accuracy of the 2-D map, seconds of fit and transform, and
-    whether Ctrl-C ended the fit."""
+    """Return held-out nats a row, accuracy, seconds, and whether Ctrl-C ended the fit.
+
+    The accuracy is that of 10 neighbours on the 2-D map, the seconds those of fit and transform.
+    """
     from sklearn.neighbors import KNeighborsClassifier
 
     start = time.perf_counter()

@@ -1,5 +1,4 @@
-"""Files of the command line: rows to read, the columns among them that are no features, and places
-to write to."""
+"""Files of the command line: rows to read, columns that are no features, places to write to."""
 
 import os
 import tempfile
@@ -23,8 +22,10 @@ _UNREADABLE = (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
 
 
 class Rows(NamedTuple):
-    """Rows to map; columns to carry along, one of which may be the label that colours the picture;
-    sentences on what was found out about the file."""
+    """Rows to map, columns to carry along, and sentences on what was found out about the file.
+
+    One of the columns to carry may be the label that colours the picture.
+    """
 
     X: np.ndarray
     carried: dict[str, np.ndarray]

@@ -13,8 +13,10 @@ _ORDINALS = ("first", "second", "third")
 
 
 def draw_map(z, values, name, title, path):
-    """Draw coordinates in turns, coloured by a value or category of each row: in one dimension
-    above their histogram, in three from three sides."""
+    """Draw coordinates in turns, coloured by a value or category of each row.
+
+    One dimension is drawn above its histogram, three from three sides.
+    """
     shown = np.random.default_rng(0).permutation(len(z))[:_MOST_POINTS]
     colours = _colours(values, name)
     if z.shape[1] == 1:
@@ -203,8 +205,10 @@ def _frame(panel, i, j):
 
 
 def _numbers(values):
-    """Values as float64 if they are numbers; None if they are categories, as text is, and up to 20
-    different integers."""
+    """Values as float64 if they are numbers; None if they are categories.
+
+    Text is categories, and so are up to 20 different integers.
+    """
     values = np.asarray(values)
     if values.dtype.kind not in "fiu":
         return None
@@ -221,7 +225,7 @@ def _text(value):
 
 
 def _sorting(name):
-    """Sorts numbers by value, before names by letter."""
+    """Sort numbers by value, before names by letter."""
     try:
         return 0, float(name), name
     except ValueError:

@@ -4,8 +4,10 @@ import sys
 
 
 class Progress:
-    """A progress line on stderr: tqdm's where it is installed, else one line a record; nothing
-    unless verbose."""
+    """Progress line on stderr: tqdm's where it is installed, else one line a record.
+
+    Nothing is shown unless verbose.
+    """
 
     def __init__(self, n_steps, verbose, name):
         self.n_steps, self.verbose, self.name, self.bar = n_steps, verbose, name, None

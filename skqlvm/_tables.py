@@ -21,8 +21,10 @@ _DECIMAL_COMMA = re.compile(r"([+-]?\d+),(\d+(?:[eE][+-]?\d+)?)")
 
 
 class Table(NamedTuple):
-    """Columns of a file: arrays of float64, with NaN for gaps, or of strings. Their names are
-    numbers where the file has none."""
+    """Columns of a file: arrays of float64, with NaN for gaps, or of strings.
+
+    Their names are numbers where the file has none.
+    """
 
     names: list[str]
     columns: list[np.ndarray]
@@ -42,8 +44,10 @@ class _Layout(NamedTuple):
 
 
 def read_text(path, header=None):
-    """Read a text file, gzipped or not. A header is recognised unless True or False says whether
-    there is one."""
+    """Read a text file, gzipped or not.
+
+    A header is recognised unless True or False says whether there is one.
+    """
     try:
         with _opened(path) as file:
             beginning = list(islice(file, _SAMPLE_LINES))
@@ -65,8 +69,10 @@ def read_text(path, header=None):
 
 
 def read_parquet(path):
-    """Read a Parquet file by pandas; an index that is more than row numbers becomes the first
-    columns."""
+    """Read a Parquet file by pandas.
+
+    An index that is more than row numbers becomes the first columns.
+    """
     try:
         import pandas as pd
 
@@ -98,8 +104,11 @@ def _opened(path):
 
 
 def _layout(beginning, header, path):
-    """Find out how to read a file from its first lines. Leading lines that start with # are
-    comments, the last of which may hold the names, as NumPy writes them."""
+    """Find out how to read a file from its first lines.
+
+    Leading lines that start with # are comments, the last of which may hold the names, as NumPy
+    writes them.
+    """
     filled = [line for line in beginning if line.strip()]
     lines = list(dropwhile(lambda line: line.startswith("#"), filled))
     if not lines:
@@ -142,8 +151,10 @@ def _names_in_comment(comments, separator, width):
 
 
 def _separator(lines):
-    """The first separator that splits all lines alike; a header may lack the name of the row
-    names."""
+    """The first separator that splits all lines alike.
+
+    A header may lack the name of the row names.
+    """
     splits = {}
     for separator in _SEPARATORS:
         widths = [len(row) for row in _fields(lines, separator)]
@@ -156,7 +167,7 @@ def _separator(lines):
 
 
 def _frequent_separator(line):
-    """Of lines that differ in length: the one that the first line has most of, a comma if none."""
+    """The separator that the first line has most of, where lengths differ; a comma if none."""
     return max((",", ";", "\t"), key=line.count)
 
 
@@ -172,8 +183,7 @@ def _fields(lines, separator):
 
 
 def _is_header(first, below):
-    """Whether the first row names the columns: it is text, or has text above numbers, or counts
-    up."""
+    """Whether the first row names the columns: it is text, has text above numbers, or counts up."""
     texts = [is_text(text) for text in first]
     if any(texts) and not any(_is_number(text) for text in first):
         return True
@@ -186,8 +196,10 @@ def _is_header(first, below):
 
 
 def _count_up(row):
-    """Whether the entries are consecutive integers, as pandas names columns; the first may be
-    empty or text."""
+    """Whether the entries are consecutive integers, as pandas names columns.
+
+    The first may be empty or text.
+    """
     begins_with_number = _is_number(row[0])
     counts = row if begins_with_number else row[1:]
     if not counts or not all(text.isdecimal() for text in counts):
@@ -200,7 +212,7 @@ def _count_up(row):
 
 
 def is_text(text):
-    """Whether an entry is neither a number nor one of the words for a missing one."""
+    """Return whether an entry is neither a number nor one of the words for a missing one."""
     return text.lower() not in _MISSING and not _is_number(text)
 
 
@@ -250,8 +262,7 @@ def _mixed_columns(path, layout):
 
 
 def _column(texts, decimal_comma):
-    """An array of float64 if all entries are numbers, truth values or missing, else of
-    strings."""
+    """An array: float64 if all entries are numbers, truth values or missing, else strings."""
     try:
         return np.array([_number(text, decimal_comma) for text in texts])
     except ValueError:

@@ -115,8 +115,10 @@ def chart(
 
 
 def _factored(eta: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Split eta into its mean over the points, and the part that varies in as few directions as it
-    does."""
+    """Split eta into its mean over the points, and the part that varies.
+
+    That part has as few directions as it varies in.
+    """
     n_points, n_outputs = eta.shape
     if n_outputs > _WIDEST_FACTORED:
         return eta.new_zeros(n_outputs), eta, None

@@ -2,7 +2,8 @@
 
 A rank-1 lattice of m points with generating vector g is ``z_j = (j g mod m) / m`` for ``j = 0, ...,
 m - 1``. The products are taken as integers modulo m and divided in float64: in float32 the third
-digit of a coordinate is already wrong at m = 6765."""
+digit of a coordinate is already wrong at m = 6765.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def generating_vector(n_components: int, n_points: int) -> tuple[int, ...]:
     """Return a good generating vector for any number of points.
 
     In one dimension (1,); in two the Fibonacci vector where m is a Fibonacci number; otherwise the
-    Korobov vector whose multiplier has the smallest P2 of all those searched."""
+    Korobov vector whose multiplier has the smallest P2 of all those searched.
+    """
     if n_components == 1:
         return (1,)
     previous = _previous_fibonacci(n_points)
@@ -49,11 +51,11 @@ def _previous_fibonacci(n_points: int) -> int | None:
 
 @lru_cache(maxsize=256)
 def best_multiplier(n_components: int, n_points: int) -> int:
-    """Return the Korobov multiplier of smallest P2 among those coprime to m (a and m - a are mirror
-    images: half are searched).
+    """Return the Korobov multiplier of smallest P2 among those coprime to m.
 
-    All multipliers are searched as long as that is a matter of seconds (m up to 20 000 or so), an
-    even selection of them beyond."""
+    As a and m - a are mirror images, half of them are searched: all of these as long as that is a
+    matter of seconds (m up to 20 000 or so), an even selection of them beyond.
+    """
     half = torch.arange(1, (n_points + 1) // 2)
     candidates = [a for a in range(1, n_points // 2 + 1) if gcd(a, n_points) == 1] or [1]
     step = max(1, len(candidates) * max(1, len(half)) // _SEARCH_BUDGET)
@@ -66,8 +68,10 @@ def best_multiplier(n_components: int, n_points: int) -> int:
 
 
 def _korobov_scores(n_components: int, n_points: int, multipliers: Tensor, half: Tensor) -> Tensor:
-    """The part of P2 that depends on the multiplier, summed over half the points by the symmetry j
-    <-> m - j."""
+    """The part of P2 that depends on the multiplier, summed over half the points.
+
+    By the symmetry j <-> m - j, half of them are enough.
+    """
     kernel = _bernoulli_kernel(torch.arange(n_points, dtype=torch.float64) / n_points)
     index = half.expand(len(multipliers), -1)
     product = kernel[half].expand_as(index)
@@ -78,17 +82,18 @@ def _korobov_scores(n_components: int, n_points: int, multipliers: Tensor, half:
 
 
 def _bernoulli_kernel(z: Tensor) -> Tensor:
-    """1 + 2 pi^2 B_2(z), the reproducing kernel of periodic functions with square-integrable
-    derivative."""
+    """The reproducing kernel 1 + 2 pi^2 B_2(z).
+
+    Its functions are the periodic ones with square-integrable derivative.
+    """
     return 1 + 2 * pi**2 * (z * z - z + 1 / 6)
 
 
 def p2(points: Tensor) -> Tensor:
-    """Return P2, the squared worst-case error of a lattice for smooth periodic functions; lower is
-    better.
+    """Return P2, the squared worst-case error of a lattice for smooth periodic functions.
 
-    ``P2 = mean_j prod_l (1 + 2 pi^2 B_2(z_jl)) - 1`` with the Bernoulli polynomial ``B_2(t) = t^2 -
-    t + 1/6``.
+    Lower is better. ``P2 = mean_j prod_l (1 + 2 pi^2 B_2(z_jl)) - 1`` with the Bernoulli polynomial
+    ``B_2(t) = t^2 - t + 1/6``.
 
     Parameters
     ----------
@@ -117,12 +122,11 @@ def lattice(n_components: int, n_points: int, dtype: torch.dtype = torch.float64
 
 
 def nested(n_components: int, n_points: int) -> Tensor:
-    """Return a lattice in up to three dimensions whose size is a power of two and whose first half
-    is the lattice of half the size.
+    """Return a lattice of 2^i points whose first half is the lattice of half the size.
 
-    One generating vector serves all sizes up to 2^20 (Hickernell, Kritzer, Kuo and Nuyens,
-    Numerical Algorithms 59, 2012), at a P2 that is about twice the best one for a size. Shift it
-    where the origin, its first point, is no good.
+    It has up to three dimensions. One generating vector serves all sizes up to 2^20 (Hickernell,
+    Kritzer, Kuo and Nuyens, Numerical Algorithms 59, 2012), at a P2 that is about twice the best
+    one for a size. Shift it where the origin, its first point, is no good.
 
     Returns
     -------

@@ -1,5 +1,7 @@
-"""Priors of latent points z of shape (..., k). Each is an image of the cube, so that a lattice
-covers it."""
+"""Priors of latent points z of shape (..., k).
+
+Each is an image of the cube, so that a lattice covers it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ _REACH = 1.6
 
 
 class UniformTorus:
-    """Uniform on the torus of circumference 1: points in turns, [0, 1)."""
+    """Uniform distribution on the torus of circumference 1: points in turns, [0, 1)."""
 
     period: float | None = 1.0
 
@@ -28,13 +30,17 @@ class UniformTorus:
         return u
 
     def nodes(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Return latent points and their log weights for quadrature over points u (m, k) of the
-        cube: here u and zero."""
+        """Return points and their log weights for quadrature over the cube: here u and zero.
+
+        The points u of the cube have shape (m, k).
+        """
         return u, u.new_zeros(len(u))
 
     def euclidean(self, z: Tensor) -> Tensor:
-        """Return coordinates whose distances mean something: the cosines and then the sines, of
-        shape (..., 2 k)."""
+        """Return coordinates whose distances mean something, of shape (..., 2 k).
+
+        They are the cosines and then the sines.
+        """
         return torus.to_circle(z)
 
 
@@ -48,17 +54,20 @@ class StandardNormal:
         return -0.5 * (z * z + log(2 * pi)).sum(-1)
 
     def quantile(self, u: Tensor) -> Tensor:
-        """Map points of the open cube (0, 1)^k to latent points by the inverse of the normal
-        distribution function."""
+        """Map points of the open cube (0, 1)^k to latent points of the same shape.
+
+        They are mapped by the inverse of the normal distribution function.
+        """
         return torch.special.ndtri(u)
 
     def nodes(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Return latent points and their log weights for quadrature over points u (m, k) of the
-        open cube.
+        """Return latent points and their log weights for quadrature over the open cube.
 
-        The points are normal with standard deviation s = 1.6 rather than 1, and weigh ``log p(z) -
-        log N(z; 0, s^2)``. An encoder puts narrow posteriors where the prior is thin; with the
-        wider points, 20 to 100 times smaller errors were measured at equal cost."""
+        They belong to points u (m, k) of the cube. The latent points are normal with standard
+        deviation s = 1.6 rather than 1, and weigh ``log p(z) - log N(z; 0, s^2)``. An encoder puts
+        narrow posteriors where the prior is thin; with the wider points, 20 to 100 times smaller
+        errors were measured at equal cost.
+        """
         z = _REACH * torch.special.ndtri(u)
         return z, self.log_prob(z) - self.log_prob(z / _REACH) + z.shape[-1] * log(_REACH)
 

@@ -1,10 +1,10 @@
-"""What an encoder proposes: distributions q(z | x) over latent points, one a row, as objects that
-know their own density.
+"""Proposals of an encoder: distributions q(z | x) over latent points, one a row.
 
-A proposal turns standard normal noise of shape (s, n_noise) or (n, s, n_noise) into points z of
-shape (n, s, k), so that gradients reach its parameters through z; `log_prob` gives log q(z | x) of
-shape (n, s), `kl` the divergence from the prior, of shape (n, 1) if exact, or an estimate from each
-draw, of shape (n, s), in nats."""
+They are objects that know their own density. A proposal turns standard normal noise of shape
+(s, n_noise) or (n, s, n_noise) into points z of shape (n, s, k), so that gradients reach its
+parameters through z; `log_prob` gives log q(z | x) of shape (n, s), `kl` the divergence from the
+prior, of shape (n, 1) if exact, or an estimate from each draw, of shape (n, s), in nats.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Normal:
 
     @property
     def n_noise(self) -> int:
-        """Numbers that a draw takes."""
+        """Number of noise values that a draw takes."""
         return self.loc.shape[-1]
 
     def spread(self, noise: Tensor) -> Tensor:
@@ -79,8 +79,10 @@ class Normal:
         raise NotImplementedError
 
     def scaled(self, ratio: Tensor) -> Self:
-        """Return the proposal whose coordinates spread `ratio` times as far, ratio of shape (n,
-        k)."""
+        """Return the proposal whose coordinates spread `ratio` times as far.
+
+        `ratio` has shape (n, k).
+        """
         raise NotImplementedError
 
     def at(self, noise: Tensor) -> Tensor:
@@ -88,14 +90,18 @@ class Normal:
         return self.loc[:, None] + self.spread(noise)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Return ``log q(z | x) = -(d^2 + log det(2 pi covariance)) / 2`` with d the distance of z
-        from loc."""
+        """Return ``log q(z | x) = -(d^2 + log det(2 pi covariance)) / 2``.
+
+        Here d is the distance of z from loc.
+        """
         log_volume = self.log_det() + self.loc.shape[-1] * log(2 * pi)
         return -0.5 * (self.squared_distance(z - self.loc[:, None]) + log_volume[:, None])
 
     def kl(self, z: Tensor) -> Tensor:
-        """Return KL(q || N(0, I)) = (trace + |loc|^2 - k - log det) / 2, exactly; the draws z are
-        not needed."""
+        """Return KL(q || N(0, I)) = (trace + |loc|^2 - k - log det) / 2, exactly.
+
+        The draws z are not needed.
+        """
         return (
             0.5 * ((self.marginal_variance() + self.loc**2 - 1).sum(-1) - self.log_det())[:, None]
         )
@@ -107,7 +113,7 @@ class Normal:
 
 @dataclass(frozen=True)
 class DiagonalNormal(Normal):
-    """Covariance diag(variance), with `variance` of shape (n, k)."""
+    """Normal with covariance diag(variance), `variance` of shape (n, k)."""
 
     variance: Tensor
 
@@ -132,15 +138,17 @@ class DiagonalNormal(Normal):
 
 @dataclass(frozen=True)
 class LowRankNormal(Normal):
-    """Covariance diag(variance) + factor factor', both of shape (n, k); the posterior of arXiv
-    2601.18676's baselines."""
+    """Normal with covariance diag(variance) + factor factor', both of shape (n, k).
+
+    It is the posterior of arXiv 2601.18676's baselines.
+    """
 
     variance: Tensor
     factor: Tensor
 
     @property
     def n_noise(self) -> int:
-        """Numbers that a draw takes: one for each coordinate, and one for the factor."""
+        """Number of noise values that a draw takes: one a coordinate, and one for the factor."""
         return self.loc.shape[-1] + 1
 
     def spread(self, noise: Tensor) -> Tensor:
@@ -172,13 +180,16 @@ class LowRankNormal(Normal):
         return LowRankNormal(self.loc, self.variance * ratio**2, self.factor * ratio)
 
     def _gain(self) -> Tensor:
-        """1 + factor' diag(variance)^-1 factor: what the factor multiplies the determinant by."""
+        """What the factor multiplies the determinant by: 1 + factor' diag(variance)^-1 factor."""
         return 1 + (self.factor**2 / self.variance).sum(-1)
 
 
 @dataclass(frozen=True)
 class FullNormal(Normal):
-    """Covariance scale_tril scale_tril', with `scale_tril` lower triangular of shape (n, k, k)."""
+    """Normal with covariance scale_tril scale_tril'.
+
+    `scale_tril` is lower triangular, of shape (n, k, k).
+    """
 
     scale_tril: Tensor
 
@@ -207,11 +218,11 @@ class FullNormal(Normal):
 
 @dataclass(frozen=True)
 class Wrapped:
-    """A normal wound around the torus, in turns: ``q(z | x) = sum_w N(z + w; loc, covariance)``
-    over whole turns w.
+    """Normal wound around the torus: ``q(z | x) = sum_w N(z + w; loc, covariance)``.
 
-    Its standard deviations are at most half a turn, where a wrapped normal is uniform but for a per
-    cent; the windings that are left out are then at least five of them away. The prior is uniform.
+    The sum is over whole turns w, and z is in turns. The standard deviations are at most half a
+    turn, where a wrapped normal is uniform but for a per cent; the windings that are left out are
+    then at least five of them away. The prior is uniform.
 
     Attributes
     ----------
@@ -228,7 +239,7 @@ class Wrapped:
 
     @property
     def n_noise(self) -> int:
-        """Numbers that a draw takes."""
+        """Number of noise values that a draw takes."""
         return self.normal.n_noise
 
     def at(self, noise: Tensor) -> Tensor:
@@ -307,7 +318,8 @@ def proposal(family: str, outputs: Tensor, n_components: int, *, wrapped: bool) 
 
     Location first: k coordinates; or for the torus k cosines and k sines, whose direction it is,
     since no continuous map of the data to single numbers could go round. Then the logarithms of k
-    variances, and what else the family needs."""
+    variances, and what else the family needs.
+    """
     make, n_shape = FAMILIES[family]
     where, shape = outputs.split(
         [outputs.shape[-1] - n_shape(n_components), n_shape(n_components)], -1

@@ -18,7 +18,8 @@ class Grid:
 
     A flat dimension, whose range is too small to be divided, is one bin of no width. A code outside
     the box belongs to the outermost bin on its side, or is wrapped into the box where the dimension
-    is periodic."""
+    is periodic.
+    """
 
     low: np.ndarray
     high: np.ndarray
@@ -39,7 +40,7 @@ class Grid:
 
     @property
     def width(self):
-        """Of the bins, in units of the codes."""
+        """Widths of the bins, in units of the codes."""
         return (self.high - self.low) / self.n_bins
 
     @property
@@ -49,8 +50,7 @@ class Grid:
 
     @property
     def log_n_cells(self):
-        """Logarithm of the number of cells, occupied or not, over the dimensions that are
-        divided."""
+        """Logarithm of the number of cells, occupied or not, in the divided dimensions."""
         return float(np.log(self.n_bins[~self.flat]).sum())
 
     @property
@@ -63,7 +63,8 @@ class Grid:
 
         Bin b holds the codes z of the box with edges[b] <= z < edges[b + 1], and the last one on a
         line its upper end too: an inner edge is the smallest float64 that `quantize` counts in the
-        bin above it."""
+        bin above it.
+        """
         return [
             np.concatenate([[low], _first_codes(low, high, n_bins), [high]])
             for low, high, n_bins in zip(self.low, self.high, self.n_bins, strict=True)
@@ -98,8 +99,10 @@ class Grid:
         )
 
     def place(self, position, bins, dtype):
-        """Return codes (n, d) at positions (n, d), counted in bins from the lower end, that
-        quantise to the bins (n, d) they are in."""
+        """Return codes (n, d) at positions (n, d) that quantise to the bins (n, d) they are in.
+
+        Positions are counted in bins from the lower end.
+        """
         lowest, highest = _rounded_inwards(self.low, self.high, self.periodic, dtype)
         Z = np.clip((self.low + position * self.width).astype(dtype), lowest, highest)
         for _ in range(_ROUNDINGS):
@@ -120,8 +123,10 @@ def _bins_per_unit(low, high, n_bins):
 
 
 def _first_codes(low, high, n_bins):
-    """The smallest float64 of each bin but the first, in one dimension: ``(z - low) * scale >= b``,
-    rounded as in `Grid.quantize`."""
+    """The smallest float64 of each bin but the first, in one dimension.
+
+    It has ``(z - low) * scale >= b``, rounded as in `Grid.quantize`.
+    """
     bins, scale = np.arange(1, n_bins), _bins_per_unit(low, high, n_bins)
     # rounding moves an edge by less than 16 steps of the last digit: halve what lies between
     margin = 16 * np.spacing(max(abs(low), abs(high)))
@@ -135,8 +140,10 @@ def _first_codes(low, high, n_bins):
 
 
 def _rounded_inwards(low, high, periodic, dtype):
-    """The smallest and the largest value of a dtype in [low, high], or in [low, high) where that is
-    a period."""
+    """The smallest and the largest value of a dtype in [low, high].
+
+    Where that is a period, they are those in [low, high).
+    """
     lowest, highest = low.astype(dtype), high.astype(dtype)
     lowest = np.where(lowest < low, np.nextafter(lowest, dtype.type(np.inf)), lowest)
     return lowest, np.where(
@@ -147,8 +154,10 @@ def _rounded_inwards(low, high, periodic, dtype):
 
 
 def weighted_quantiles(Z, weights, probabilities):
-    """Return the smallest values of each column of Z (n, d) that have at least these fractions of
-    the weights at or below them."""
+    """Return quantiles of each column of Z (n, d) at these fractions of the weights.
+
+    They are the smallest values that have at least the fractions at or below them.
+    """
     result = np.empty((len(probabilities), Z.shape[1]))
     for column, z in enumerate(Z.T):
         order = np.argsort(z)
@@ -203,8 +212,10 @@ def check_periodic(periodic):
 
 
 def box(bin_range, periodic, Z, weights):
-    """Return the ends of the box that holds codes Z (n, d), and which of its dimensions are
-    circles: three arrays (d,)."""
+    """Return the ends of the box that holds codes Z (n, d), and which dimensions are circles.
+
+    These are three arrays (d,): lower ends, upper ends and booleans.
+    """
     n_features = Z.shape[1]
     periodic = per_dimension("periodic", periodic, n_features)
     if isinstance(bin_range, str):
@@ -227,7 +238,7 @@ def box(bin_range, periodic, Z, weights):
 
 
 def per_dimension(name, value, n_features):
-    """An array of one value a dimension, from such an array or from a single value for all."""
+    """Return an array of one value a dimension, from such an array or a single value for all."""
     if np.ndim(value) and np.shape(value) != (n_features,):
         raise ValueError(
             f"{name} expects one value, or one for each of the {n_features} features, but got "

@@ -1,5 +1,4 @@
-"""Histograms that hold occupied cells only, in any number of dimensions, and how many bins they
-should have."""
+"""Histograms that hold occupied cells only, in any dimension, and how many bins to take."""
 
 from dataclasses import dataclass
 
@@ -53,21 +52,21 @@ def checked_weights(sample_weight, n_samples):
 
 
 def row_keys(bins):
-    """Return a byte string a row of an array of unsigned integers (n, d): strings sort and compare
-    as the rows do.
+    """Return a byte string for each row of an array of unsigned integers (n, d).
 
-    Big-endian bytes make that so. NumPy's strings drop trailing zeros, which changes neither order
-    nor equality at one length."""
+    The strings sort and compare as the rows do: big-endian bytes make that so. NumPy's strings drop
+    trailing zeros, which changes neither order nor equality at one length.
+    """
     rows = np.ascontiguousarray(bins, dtype=bins.dtype.newbyteorder(">"))
     return rows.view(f"S{rows.itemsize * rows.shape[1]}").ravel()
 
 
 def tabulate(bins, weights):
-    """Return the distinct rows of bins (n, d) in lexicographic order, and the sum of the weights
-    (n,) of each.
+    """Return the distinct rows of bins (n, d), and the sum of the weights (n,) of each.
 
-    Equal rows add up in the order of their weights, so that the order of the rows has no influence
-    even on the last digit."""
+    The rows are in lexicographic order. Equal ones add up in the order of their weights, so that
+    the order of the rows has no influence even on the last digit.
+    """
     keys = row_keys(bins)
     order = np.argsort(keys) if (weights == 1).all() else np.lexsort((weights, keys))
     keys = keys[order]
@@ -76,8 +75,10 @@ def tabulate(bins, weights):
 
 
 def look_up(bins, table, counts):
-    """Return the counts (n,) of the rows of bins (n, d) in a table of distinct sorted rows (B, d):
-    zero where it has no such row."""
+    """Return the counts (n,) of the rows of bins (n, d) in a table, zero where it has no such row.
+
+    The rows of the table (B, d) are distinct and sorted.
+    """
     keys, queries = row_keys(table), row_keys(bins)
     rows = np.minimum(np.searchsorted(keys, queries), len(keys) - 1)
     return np.where(keys[rows] == queries, counts[rows], 0.0)
@@ -88,7 +89,8 @@ class Histogram:
     """Occupied cells with their counts, those of each class after those of the class before.
 
     classes (C,) are sorted, and rows ends[c - 1] to ends[c] of bins (B, d) and counts (B,) belong
-    to class c, in lexicographic order."""
+    to class c, in lexicographic order.
+    """
 
     classes: np.ndarray
     ends: np.ndarray
@@ -105,8 +107,7 @@ class Histogram:
         return cls(classes, np.cumsum([len(counts) for _, counts in tables]), bins, counts)
 
     def plus(self, bins, labels, weights):
-        """Return the histogram of these codes and further ones: a cell counts as a weighted
-        code."""
+        """Return the histogram of these and further codes: a cell counts as a weighted code."""
         return self.of(
             np.concatenate([self.bins, bins]),
             np.concatenate([self.labels, labels]),
@@ -119,8 +120,10 @@ class Histogram:
         return np.repeat(self.classes, np.diff(self.ends, prepend=0))
 
     def masses(self, bins, of_class=None):
-        """Return the fractions (n,) of all codes, or of those of a class by its number, that lie in
-        the cells with bins (n, d)."""
+        """Return the fractions (n,) of codes that lie in the cells with bins (n, d).
+
+        They are fractions of all codes, or of those of a class by its number.
+        """
         numbers = range(len(self.ends)) if of_class is None else [of_class]
         found = sum(look_up(bins, *self.cells(number)) for number in numbers)
         return found / self.cells(of_class)[1].sum()
@@ -134,12 +137,12 @@ class Histogram:
 
 
 def held_out_gains(counts, log_n_cells):
-    """Return by how many nats all codes, each left out in turn, are more likely under a histogram
-    of the others than in a uniform box.
+    """Return the nats that held-out codes gain from a histogram over a uniform box.
 
-    A code that is alone in its cell would have no likelihood. The histogram is therefore mixed with
-    the uniform distribution in some fraction a: ``sum_b N_b log((1 - a) M (N_b - 1) / (n - 1) +
-    a)``, over the counts N_b of the occupied ones of M cells.
+    All codes are left out in turn, and predicted by a histogram of the others. A code that is alone
+    in its cell would have no likelihood. The histogram is therefore mixed with the uniform
+    distribution in some fraction a: ``sum_b N_b log((1 - a) M (N_b - 1) / (n - 1) + a)``, over the
+    counts N_b of the occupied ones of M cells.
 
     Parameters
     ----------
@@ -167,12 +170,12 @@ def held_out_gains(counts, log_n_cells):
 
 
 def choose_n_bins(grid_of, Z, labels, weights):
-    """Return the number of bins a dimension, the same for all, under which codes predict each other
-    best.
+    """Return the number of bins a dimension under which codes predict each other best.
 
-    The histogram of all dimensions decides as long as it predicts: where even the best leaves most
-    of a held-out code's likelihood to the uniform distribution, codes hardly ever share a cell, and
-    the histograms of single dimensions decide by the sum of their gains.
+    The number is the same for all dimensions. The histogram of all dimensions decides as long as it
+    predicts: where even the best leaves most of a held-out code's likelihood to the uniform
+    distribution, codes hardly ever share a cell, and the histograms of single dimensions decide by
+    the sum of their gains.
 
     Parameters
     ----------
@@ -212,8 +215,10 @@ def choose_n_bins(grid_of, Z, labels, weights):
 
 
 def _best(gains_of, n_codes):
-    """The number of bins with the largest gain, and the logit of the uniform fraction then; of one
-    bin, all is uniform."""
+    """The number of bins with the largest gain, and the logit of the uniform fraction then.
+
+    With one bin, all is uniform.
+    """
     best, largest, n_behind = (1, np.inf), 0.0, 0
     for n_bins in _candidates(n_codes):
         gains = gains_of(n_bins)
@@ -226,7 +231,9 @@ def _best(gains_of, n_codes):
 
 
 def _candidates(most):
-    """2, 3, 4, 6, 8, 11, 16, ...: powers of the root of two, rounded, but no more bins than
-    codes."""
+    """Numbers of bins to try: 2, 3, 4, 6, 8, 11, 16, ..., but no more bins than codes.
+
+    They are powers of the root of two, rounded.
+    """
     powers = np.round(2.0 ** np.arange(1, np.log2(_MOST_BINS) + 0.25, 0.5)).astype(int).tolist()
     return [n_bins for n_bins in powers if n_bins <= most]

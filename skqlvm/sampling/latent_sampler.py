@@ -160,8 +160,10 @@ class LatentSampler(BaseEstimator):
 
 
 def _default_sampler(embedder):
-    """A PMFSampler for the codes of a fitted embedder, around circles where its last step says they
-    are periodic."""
+    """A PMFSampler for the codes of a fitted embedder.
+
+    It goes around circles where the last step of the embedder says that the codes are periodic.
+    """
     while hasattr(embedder, "steps"):
         embedder = embedder.steps[-1][1]
     period = getattr(embedder, "latent_period_", None)

@@ -20,8 +20,7 @@ _BATCH_COORDINATES = 2**16
 
 
 class PMFSampler(DensityMixin, BaseEstimator):
-    """Estimate the density of codes, and sample from it, by quantisation and a probability mass
-    function.
+    """Estimate the density of codes by a probability mass function over bins, and sample from it.
 
     Every dimension is cut into bins of equal width, and each occupied cell b of this grid gets the
     fraction w_b of the codes in it. A sample is a cell, drawn with these weights, and a uniform
@@ -239,8 +238,7 @@ class PMFSampler(DensityMixin, BaseEstimator):
         return Z
 
     def sample_batches(self, n_samples, batch_size=10_000, random_state=None, *, label=None):
-        """Draw codes in batches: those of `sample` with the same seed, without holding more than a
-        batch.
+        """Draw the codes of `sample` with the same seed in batches, holding one batch at a time.
 
         Parameters
         ----------
@@ -284,8 +282,7 @@ class PMFSampler(DensityMixin, BaseEstimator):
         return hasattr(self, "_grid")
 
     def _draw(self, n_samples, table, cumulative, cells, places):
-        """Draw codes from the rows of a table of occupied bins, in proportion to the steps of their
-        cumulative counts."""
+        """Draw codes from occupied bins, in proportion to the steps of their cumulative counts."""
         # one number says whether the code comes from the uniform part, and else which cell it comes
         # from
         smoothing = float(self.smoothing)
