@@ -106,6 +106,11 @@ def draws_globally(model):
     return any(getattr(part, "draws_globally", False) for part in model.children())
 
 
+def is_pointwise(decoder):
+    """Whether a decoder in training says the same of a point alone, among others, and again."""
+    return getattr(decoder, "pointwise", True)
+
+
 def _built(name, table, sizes, estimator, randomness, settings):
     value = getattr(estimator, name)
     if callable(value):
@@ -115,6 +120,7 @@ def _built(name, table, sizes, estimator, randomness, settings):
         module = copy.deepcopy(made) if isinstance(made, torch.nn.Module) else made
         _check_module(name, module, *sizes.values(), randomness.stream)
         module.draws_globally = _draws_globally(module, *sizes.values(), randomness.stream)
+        module.pointwise = _is_pointwise(module, sizes.get("n_components"), randomness.stream)
         return module
     kind = table[value]
     taken = {parameter: getattr(estimator, parameter) for parameter in kind.parameters_taken}
@@ -193,3 +199,14 @@ def _draws_globally(module, n_inputs, _n_outputs, stream):
     tried = copy.deepcopy(module).train()
     with torch.no_grad():
         return stream.is_drawn_by(tried, torch.zeros((2, n_inputs)).to(next(tried.parameters())))
+
+
+def _is_pointwise(module, n_inputs, stream):
+    """Whether a module in training is a function of each of its rows; batch norm makes it none."""
+    if n_inputs is None or module.draws_globally:
+        return False
+    tried = copy.deepcopy(module).train()
+    z = torch.linspace(0, 1, 5 * n_inputs).reshape(5, n_inputs).to(next(tried.parameters()))
+    with torch.no_grad(), stream.lent():
+        together, apart = tried(z), torch.cat([tried(z[:2]), tried(z[2:])])
+    return torch.allclose(together, apart, rtol=1e-3, atol=1e-5)

@@ -1,7 +1,5 @@
 """QLVMEmbedding: a decoder on a torus, trained by randomly shifted lattice rules."""
 
-from functools import partial
-
 import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
@@ -9,13 +7,15 @@ from sklearn.utils.validation import check_is_fitted
 from . import _checks, _parts, _readouts
 from ._estimator import LatentEstimator, checked_finite
 from ._rows import as_tensor
-from .engine import lattices, models, objectives, posteriors, quadrature
-from .engine.memory import affordable_points
+from .engine import lattices, marginal, models, posteriors, quadrature
 from .engine.precision import own_settings
 
 _N_POINTS = {1: 233, 2: 987, 3: 2039}
 _N_POINTS_EVAL = {1: 2584, 2: 6765, 3: 8191}
 _TRAINING_BYTES = 2**30
+_SPARED = {"highest": 2**-24, "medium": 1e-2}
+"""Share of all responsibility that the points without a part in the gradient have together."""
+
 _FEWEST_EFFECTIVE = 1.2
 """Effective points under which a posterior is narrower than the lattice that should resolve it."""
 
@@ -239,7 +239,11 @@ class QLVMEmbedding(LatentEstimator):
         """
         X = self._queried(X)
         mean = as_tensor(self._over_rows(self.lattice_, self._model.mean), self._model.like.device)
-        return self._from_posterior(X, lambda weights, _: weights @ mean.to(weights))
+
+        def reconstruct(log_w, _):
+            return posteriors.responsibilities(log_w) @ mean.to(log_w)
+
+        return self._from_table(X, reconstruct)
 
     def posterior(self, X):
         """Return the posterior probabilities of the points of `lattice_`; rows sum to 1.
@@ -252,7 +256,9 @@ class QLVMEmbedding(LatentEstimator):
         -------
         ndarray of shape (n_samples, n_points_eval)
         """
-        return self._from_posterior(self._queried(X), lambda weights, points: weights)
+        return self._from_table(
+            self._queried(X), lambda log_w, _: posteriors.responsibilities(log_w)
+        )
 
     def score_samples(self, X, return_std=False):
         """Return the log marginal likelihood of every row, in nats, over the evaluation lattice.
@@ -322,17 +328,17 @@ class QLVMEmbedding(LatentEstimator):
         X = self._queried(X)
         _readouts.check(self)
 
-        def embed(weights, points):
-            return _readouts.embed(weights, points, self.embedding, output, self._order)
+        def embed(log_w, points):
+            return _readouts.embed(log_w, points, self.embedding, output, self._order)
 
-        return self._from_posterior(X, embed)
+        return self._from_table(X, embed)
 
-    def _from_posterior(self, X, function):
-        """Apply a function of responsibilities and points to all rows of X, some at a time."""
+    def _from_table(self, X, function):
+        """Apply a function of log weights and points to all rows of X, some at a time."""
 
         def of_rows(x):
-            weights = posteriors.responsibilities(self._atlas.relative(self.likelihood_, x))
-            return function(weights, self._atlas.points.to(weights))
+            log_w = self._atlas.relative(self.likelihood_, x)
+            return function(log_w, self._atlas.points.to(log_w))
 
         return self._over_rows(X, of_rows, self._table_bytes(X))
 
@@ -358,19 +364,15 @@ class QLVMEmbedding(LatentEstimator):
         return models.Model(n_components, _parts.PRIORS["torus"], decoder, likelihood, order)
 
     def _objective(self, model, fit):
-        points = self._lattice(model, self.n_points, _N_POINTS)
-        terms = model.likelihood.terms(fit.some(fit.batch_size))
-        table = partial(model.table, terms)
-        n_at_once = affordable_points(table, points.to(model.like), _TRAINING_BYTES)
-        model.n_decoded = min(models.Model.n_decoded, n_at_once)
+        points, rows = self._lattice(model, self.n_points, _N_POINTS), fit.some(fit.batch_size)
+        spared = _SPARED[self.matmul_precision] if _parts.is_pointwise(model.decoder) else None
+        bound = marginal.LatticeBound(model, points, rows, n_bytes=_TRAINING_BYTES, spared=spared)
+        model.n_decoded = min(models.Model.n_decoded, bound.n_at_once)
 
         def nats(batch, generator):
-            z = points
-            if generator is not None:
-                z = lattices.shifted(z, lattices.random_shift(model.n_components, generator))
-            terms = model.likelihood.terms(batch.x)
-            table = partial(model.table, terms)
-            return objectives.lattice_bound(table, z.to(model.like), n_at_once) + terms.base
+            if generator is None:
+                return bound(batch.x)
+            return bound(batch.x, lattices.random_shift(model.n_components, generator))
 
         return nats
 

@@ -6,11 +6,12 @@ import torch
 from ._checks import check_integer, check_option
 from .engine import networks, posteriors, torus
 
-READOUTS = {
-    "mean": lambda weights, points: posteriors.mean_direction(weights, points)[0],
-    "mode": posteriors.mode,
-    "local": posteriors.local_mean,
-}
+
+def _mean(log_w, points):
+    return posteriors.mean_direction(posteriors.responsibilities(log_w), points)[0]
+
+
+READOUTS = {"mean": _mean, "mode": posteriors.mode, "local": posteriors.local_mean}
 OUTPUTS = ("turns", "cartesian", "moments")
 
 
@@ -37,11 +38,12 @@ def column_names(output, n_components, order):
     return [f"{wave}({angle})" for wave in ("cos", "sin") for angle in angles]
 
 
-def embed(weights, points, embedding, output, order):
-    """Map responsibilities (n, m) over points (m, k) to an array of `n_columns` columns."""
+def embed(log_w, points, embedding, output, order):
+    """Map log weights (n, m) of points (m, k) to an array of `n_columns` columns."""
     if output == "moments":
-        return posteriors.moments(weights, networks.TorusBasis(points.shape[1], order)(points))
-    z = READOUTS[embedding](weights, points)
+        features = networks.TorusBasis(points.shape[1], order)(points)
+        return posteriors.moments(posteriors.responsibilities(log_w), features)
+    z = READOUTS[embedding](log_w, points)
     return z if output == "turns" else torus.to_circle(z)
 
 

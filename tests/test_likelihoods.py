@@ -774,3 +774,17 @@ def test_gaussian_prior_is_that_of_a_row_with_residuals_of_the_scale(generator):
     best = float(noise[int(torch.tensor(values).argmax())])
     assert abs(best - (n * residual + n_prior) / (n + n_prior)) < 0.01
     assert float(likelihoods.Gaussian(3, 0.5).log_prior()) == 0
+
+
+@pytest.mark.parametrize("d", [1, 3, 4, 11])
+@pytest.mark.parametrize("largest", [5.0, 19.9, 80.0])
+def test_sum_of_bernoulli_normalizers_is_that_of_softplus(d, largest, generator):
+    eta = largest * (2 * torch.rand(7, d, dtype=torch.float64, generator=generator) - 1)
+    eta[0], eta[1] = largest, -largest
+    family = likelihoods.Bernoulli(d)
+    expected = torch.nn.functional.softplus(eta, threshold=700).sum(1)
+    torch.testing.assert_close(family.total_log_normalizer(eta), expected, rtol=0, atol=3e-9 * d)
+    rounded = family.total_log_normalizer(eta.float()).double()
+    torch.testing.assert_close(rounded, expected, rtol=1e-6, atol=1e-6 * d)
+    (gradient,) = torch.autograd.grad(family.total_log_normalizer(eta.requires_grad_()).sum(), eta)
+    torch.testing.assert_close(gradient, torch.sigmoid(eta.detach()))

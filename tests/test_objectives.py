@@ -984,3 +984,101 @@ def test_gradient_of_the_discrepancy_of_codes_spreads_them(generator):
     value = objectives.discrepancy(codes, StandardNormal(), generator)
     (gradient,) = torch.autograd.grad(value, codes)
     assert ((gradient * codes).sum(1).mean() < 0).all()
+
+
+# the way back through active points only
+
+
+def decoded(generator, kind=likelihoods.Bernoulli, n=9, d=6):
+    """Rows, a decoder of the torus and a likelihood, all in float64, and a sharp posterior."""
+    likelihood = kind(d).double()
+    decoder = networks.MLPDecoder(2, d, (16,), 3, generator=generator).double()
+    with torch.no_grad():
+        decoder.layers[-1].weight *= 60
+    x = torch.rand(n, d, generator=generator, dtype=torch.float64).round()
+    likelihood.start(x)
+    return x, likelihood, decoder
+
+
+def bound_and_gradient(
+    x, likelihood, decoder, points, weights=None, mask=None, cheaply=False, **settings
+):
+    terms = likelihood.terms(x, mask)
+    table = lambda z: likelihood.table(terms, decoder(z))  # noqa: E731
+    if cheaply:
+        settings["expected"] = lambda z, r: likelihood.expected(terms, decoder(z), r)
+    bound = objectives.lattice_bound(table, points, **settings) + terms.base
+    weights = torch.ones(len(x)).to(bound) if weights is None else weights
+    parameters = [*decoder.parameters(), *likelihood.parameters()]
+    return bound.detach(), torch.autograd.grad((weights * bound).sum(), parameters)
+
+
+@pytest.mark.parametrize("kind", [likelihoods.Bernoulli, likelihoods.Gaussian, likelihoods.Poisson])
+@pytest.mark.parametrize("chunk_size", [None, 64, 17])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("cheaply", [False, True])
+def test_bound_through_every_active_point_has_the_exact_gradient(
+    kind, chunk_size, masked, cheaply, generator
+):
+    """Whatever the rows weigh, and with features missing."""
+    x, likelihood, decoder = decoded(generator, kind)
+    points = lattices.lattice(2, 144)
+    weights = torch.rand(len(x), generator=generator, dtype=torch.float64)
+    mask = torch.rand(x.shape, generator=generator) < 0.7 if masked else None
+    expected = bound_and_gradient(x, likelihood, decoder, points, weights, mask)
+    found = bound_and_gradient(
+        x, likelihood, decoder, points, weights, mask, cheaply, chunk_size=chunk_size, spared=0.0
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_points_of_little_responsibility_hardly_change_the_gradient(generator):
+    x, likelihood, decoder = decoded(generator, n=50)
+    points, calls = lattices.lattice(2, 987), []
+    exact = bound_and_gradient(x, likelihood, decoder, points)
+    handle = decoder.register_forward_pre_hook(lambda _, inputs: calls.append(len(inputs[0])))
+    rough = bound_and_gradient(x, likelihood, decoder, points, spared=1e-2)
+    handle.remove()
+    *tabulated, active = calls
+    assert sum(tabulated) == 987
+    assert active < 987
+    assert active % 64 == 0
+    torch.testing.assert_close(rough[0], exact[0], rtol=0, atol=1e-12)
+    for a, b in zip(rough[1], exact[1], strict=True):
+        assert (a - b).norm() < 0.05 * b.norm()
+
+
+def test_points_left_out_have_no_more_than_their_share_together():
+    responsibility = torch.tensor([50.0, 0.0, 49.0, 0.5] + [0.5 / 200] * 200)
+    for spared, n_active in ((0.0, 203), (0.0049, 64), (0.011, 64), (0.0011, 192)):
+        active = objectives._active(responsibility, spared)
+        left_out = 1 - responsibility[active].sum() / responsibility.sum()
+        assert left_out <= spared + 1e-6
+        assert len(active) == (204 if spared == 0 else n_active)
+        assert {0, 2, 3} <= set(active.tolist())
+    assert len(objectives._active(responsibility[:5], 0.5)) == 5
+
+
+def test_bound_without_gradients_is_that_of_all_points(generator):
+    x, likelihood, decoder = decoded(generator)
+    points = lattices.lattice(2, 144)
+    terms = likelihood.terms(x)
+    with torch.no_grad():
+        bound = objectives.lattice_bound(
+            lambda z: likelihood.table(terms, decoder(z)), points, 50, spared=1e-2
+        )
+        table = likelihood.table(terms, decoder(points))
+    torch.testing.assert_close(bound, torch.logsumexp(table, 1) - log(144))
+
+
+def test_points_out_of_reach_of_every_row_do_no_harm():
+    """Log-weights from 0 down to minus a million: no denormals, no NaN."""
+    offsets = torch.tensor([[0.0, -50.0, -1e3, -1e6]], requires_grad=True)
+    bound = objectives.lattice_bound(
+        lambda z: offsets[:, z.long()[:, 0]], torch.arange(4.0)[:, None], spared=0.0
+    )
+    bound.sum().backward()
+    assert bound.item() == pytest.approx(-log(4), abs=1e-6)
+    torch.testing.assert_close(
+        offsets.grad, torch.softmax(offsets.detach(), 1), rtol=1e-6, atol=1e-25
+    )

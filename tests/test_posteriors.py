@@ -14,7 +14,7 @@ from skqlvm.engine import lattices, likelihoods, networks, posteriors
 READOUTS = {
     "mean": lambda weights, points: posteriors.mean_direction(weights, points)[0],
     "mode": posteriors.mode,
-    "local": lambda weights, points: posteriors.local_mean(weights, points, radius=0.0617),
+    "local": lambda weights, points: posteriors.local_mean(weights.log(), points, radius=0.0617),
 }
 
 
@@ -204,7 +204,7 @@ def test_local_mean_stays_at_the_bigger_of_two_modes_where_the_mean_falls_betwee
     points = lattices.lattice(2, 6765)
     weights = bump(points, ((0.1, 0.4), 0.6), ((0.4, 0.6), 0.4))
     mean = posteriors.mean_direction(weights, points)[0]
-    local = posteriors.local_mean(weights, points)
+    local = posteriors.local_mean(weights.log(), points)
     assert 0.15 < mean[0, 0] < 0.35
     assert turns_between(local, torch.tensor([[0.1, 0.4]])).max() < 1e-3
 
@@ -217,9 +217,9 @@ def test_local_mean_lies_between_lattice_points(center, generator):
     weights = bump(points, (center, 1.0))
     truth = torch.tensor([center], dtype=torch.float64)
     error_of_mode = turns_between(posteriors.mode(weights, points), truth).max()
-    assert turns_between(posteriors.local_mean(weights, points, radius=0.1), truth).max() < min(
-        1e-3, 0.3 * error_of_mode
-    )
+    assert turns_between(
+        posteriors.local_mean(weights.log(), points, radius=0.1), truth
+    ).max() < min(1e-3, 0.3 * error_of_mode)
 
 
 @given(
@@ -241,7 +241,9 @@ def test_local_mean_equals_loop_over_distances(k, m, radius, seed):
             points[peak] + sum(row[j] * steps[j, peak] for j in near) / sum(row[j] for j in near)
         )
     assert (
-        turns_between(posteriors.local_mean(weights, points, radius), torch.stack(expected)).max()
+        turns_between(
+            posteriors.local_mean(weights.log(), points, radius), torch.stack(expected)
+        ).max()
         < 1e-10
     )
 
@@ -251,7 +253,7 @@ def test_local_mean_that_crosses_the_seam_stays_below_one():
     points = lattices.lattice(1, 100)
     weights = torch.zeros(1, 100, dtype=torch.float64)
     weights[0, [99, 1, 2]] = torch.tensor([0.34, 0.33, 0.33], dtype=torch.float64)
-    assert posteriors.local_mean(weights, points).item() == pytest.approx(
+    assert posteriors.local_mean(weights.log(), points).item() == pytest.approx(
         0.34 * -0.01 + 0.33 * 0.01 + 0.33 * 0.02
     )
 
@@ -259,7 +261,7 @@ def test_local_mean_that_crosses_the_seam_stays_below_one():
 def test_local_mean_without_neighbours_is_the_mode(generator):
     points, weights = lattices.lattice(2, 34), random_weights(generator, 5, 34)
     torch.testing.assert_close(
-        posteriors.local_mean(weights, points, radius=0.01),
+        posteriors.local_mean(weights.log(), points, radius=0.01),
         posteriors.mode(weights, points),
         rtol=0,
         atol=1e-15,

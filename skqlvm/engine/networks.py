@@ -6,11 +6,13 @@ their basis.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from itertools import pairwise, product
 from math import pi, prod, sqrt
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .precision import bfloat16
@@ -61,12 +63,45 @@ class TorusBasis(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Map turns of shape (..., n_components) to features of shape (..., n_features)."""
+        return self.waves(z) * self.scales.to(z)
+
+    @property
+    def n_open(self) -> int:
+        """Number of harmonics that pass at all: the first ones, as they rise in degree."""
+        return int(self.scales.count_nonzero()) // 2
+
+    def waves(self, z: Tensor) -> Tensor:
+        """Return the harmonics at z before they are scaled, (..., n_features)."""
         turns = z[..., :1] * self.harmonics[:, 0].to(z)
         # a matrix product might round positions, and a sum over so short an axis is slow
         for i in range(1, z.shape[-1]):
             turns = turns + z[..., i : i + 1] * self.harmonics[:, i].to(z)
         angles = 2 * pi * turns
-        return torch.cat([angles.cos(), angles.sin()], -1) * self.scales.to(z)
+        return torch.cat([angles.cos(), angles.sin()], -1)
+
+    def turned(self, weight: Tensor, shift: Tensor) -> Tensor:
+        """Return a layer's weights for `waves` of points, in place of features of shifted ones.
+
+        A shift turns each harmonic by an angle of its own, ``2 pi h . shift``, the same at all
+        points: ``cos(a + t)`` and ``sin(a + t)`` are combinations of ``cos a`` and ``sin a``.
+
+        Parameters
+        ----------
+        weight : Tensor of shape (n_outputs, n_features)
+            Of a layer over the features.
+        shift : Tensor of shape (n_components,)
+            In turns, float64, on the processor.
+
+        Returns
+        -------
+        Tensor of shape (n_outputs, 2 n_open)
+            For the waves of the `n_open` harmonics that pass: their cosines, then their sines.
+        """
+        angles = 2 * pi * (self.harmonics[: self.n_open].cpu() @ shift)
+        scales = self.scales[: self.n_open].cpu()
+        turn_cos, turn_sin = ((scales * f(angles)).to(weight) for f in (torch.cos, torch.sin))
+        cos, sin = (half[:, : self.n_open] for half in weight.chunk(2, 1))
+        return torch.cat([turn_cos * cos + turn_sin * sin, turn_cos * sin - turn_sin * cos], 1)
 
 
 def largest_order(n_components: int, n_harmonics: float, highest: int) -> int:
@@ -101,12 +136,18 @@ class Layers(nn.Sequential):
 
     rounds = False
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x to the last layer's result, in the dtype of x."""
-        if not (self.training and self.rounds):
-            return super().forward(x)
-        with bfloat16(x.device):
-            return super().forward(x).to(x)
+    def forward(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Map x to the last layer's result, in its dtype.
+
+        A weight takes the place of that of the first layer, which is a linear one then.
+        """
+        layers, y = list(self), x
+        with bfloat16(x.device) if self.training and self.rounds else nullcontext():
+            if weight is not None:
+                y = F.linear(x, weight, cast(nn.Linear, layers.pop(0)).bias)
+            for layer in layers:
+                y = layer(y)
+        return y.to(x)
 
 
 def allow_bfloat16(module: nn.Module, allowed: bool) -> None:
@@ -157,6 +198,13 @@ class MLPDecoder(nn.Module):
         """Map points (n_points, n_components) to outputs (n_points, n_outputs)."""
         return self.layers(self.basis(z))
 
+    def decode_waves(self, waves: Tensor, weight: Tensor) -> Tensor:
+        """Map waves of the basis (n_points, n_features) to outputs.
+
+        The weight is that of the first layer as the basis has it `turned`.
+        """
+        return self.layers(waves, weight)
+
 
 class ConvDecoder(nn.Module):
     """An `MLPDecoder` to a quarter-size image of many channels, then two transposed convolutions.
@@ -191,8 +239,15 @@ class ConvDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Map points (n_points, n_components) to flattened images (n_points, n_outputs)."""
+        return self._images(self.start(z))
+
+    def decode_waves(self, waves: Tensor, weight: Tensor) -> Tensor:
+        """Map waves of the basis to flattened images; see `MLPDecoder.decode_waves`."""
+        return self._images(self.start.decode_waves(waves, weight))
+
+    def _images(self, start: Tensor) -> Tensor:
         _, height, width = self.image_shape
-        images = self.upsample(self.start(z).view(-1, *self.start_shape))
+        images = self.upsample(start.view(-1, *self.start_shape))
         return images[:, :, :height, :width].flatten(1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import log
 
 import torch
@@ -11,6 +12,16 @@ from torch.utils.checkpoint import checkpoint
 
 from .models import Draws
 from .priors import Prior
+
+_FAR = -60.0
+"""Log-weights below the largest, in nats, that are as good as none; less would be denormal."""
+
+_CACHED = 256
+"""Points whose outputs, of a thousand numbers each, stay in a processor's cache."""
+
+_ACTIVE_STEP = 64
+"""Points that the gradient goes through come in multiples of this: products of a new shape are slow
+the first time."""
 
 
 def log_mean_exp(log_w: Tensor, dim: int = -1) -> Tensor:
@@ -22,46 +33,108 @@ def log_mean_exp(log_w: Tensor, dim: int = -1) -> Tensor:
 
 
 def lattice_bound(
-    table: Callable[[Tensor], Tensor], points: Tensor, chunk_size: int | None = None
+    table: Callable[[Tensor], Tensor],
+    points: Tensor,
+    chunk_size: int | None = None,
+    *,
+    spared: float | None = None,
+    expected: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Return the lattice's bound on log p(x) for each row.
 
-    It is differentiable in memory that does not grow with the lattice.
-
     ``log 1/m sum_j p(x_i | z_j)``; its expectation over random shifts is at most log p(x_i)
-    (equation 6 of arXiv 2601.18676). With a `chunk_size` the lattice is passed twice: once without
-    a graph for the log-sum-exp, and once more on the way back, a chunk at a time. The gradient is
-    the same.
+    (equation 6 of arXiv 2601.18676). It is differentiable in memory that does not grow with the
+    lattice: with a `chunk_size` the lattice is passed without a graph, and once more on the way
+    back, a chunk at a time.
+
+    The gradient is ``sum_j r_ij grad log p(x_i | z_j)`` with the responsibilities r. With `spared`,
+    the way back goes through the points alone that answer for most of the rows. The bound itself is
+    over all points.
 
     Parameters
     ----------
     table : callable
         Maps points of shape (m, k) to log p(x_i | z_j) of shape (n, m).
     points : Tensor of shape (n_points, n_components)
-        The shifted lattice, in turns.
+        The shifted lattice, in turns; or whatever rows the table takes for points.
     chunk_size : int, optional
         Points that are decoded at a time; all at once by default.
+    spared : float, optional
+        Share of all responsibility that the points left out may have together; 0 leaves out those
+        that have none. What the table says of a point must not depend on the others, nor on the
+        call, as it would with dropout.
+    expected : callable, optional
+        Maps points (m, k) and weights (n, m) to what has the gradient of the weighted sum of the
+        table over the points, (n,), where that is cheaper than the table; only with `spared`.
 
     Returns
     -------
     Tensor of shape (n_samples,)
         In nats.
     """
-    if chunk_size is None or chunk_size >= len(points):
+    chunk_size = len(points) if chunk_size is None else chunk_size
+    n_at_once = min(chunk_size, _CACHED) if points.device.type == "cpu" else chunk_size
+    if not torch.is_grad_enabled():
+        return _bound_of_all(table, points, n_at_once)
+    if spared is None:
+        return _bound_of_all(table, points, chunk_size)
+    with torch.no_grad():
+        whole = torch.cat([table(chunk) for chunk in points.split(n_at_once)], 1)
+        bound, weights = _posterior(whole)
+        active = _active(weights.sum(0), spared)
+    pairs = zip(
+        points[active].split(chunk_size), weights[:, active].split(chunk_size, 1), strict=True
+    )
+    expected = partial(_expected, table) if expected is None else expected
+    if len(active) <= chunk_size:
+        drawn = [expected(*pair) for pair in pairs]
+    else:
+        drawn = [checkpoint(expected, *pair, use_reentrant=False) for pair in pairs]
+    through = torch.stack(drawn, 1).sum(1)
+    return bound + (through - through.detach())
+
+
+def _bound_of_all(table: Callable[[Tensor], Tensor], points: Tensor, chunk_size: int) -> Tensor:
+    """The bound, with the way back through every point."""
+    if chunk_size >= len(points):
         return log_mean_exp(table(points))
 
-    def partial(chunk: Tensor) -> Tensor:
+    def log_sum(chunk: Tensor) -> Tensor:
         return torch.logsumexp(table(chunk), 1)
 
-    sums = [checkpoint(partial, chunk, use_reentrant=False) for chunk in points.split(chunk_size)]
+    if torch.is_grad_enabled():
+        log_sum = partial(checkpoint, log_sum, use_reentrant=False)
+    sums = [log_sum(chunk) for chunk in points.split(chunk_size)]
     return torch.logsumexp(torch.stack(sums, 1), 1) - log(len(points))
+
+
+def _posterior(table: Tensor) -> tuple[Tensor, Tensor]:
+    """The log mean exp of each row of a table, which is overwritten, and its responsibilities."""
+    top = table.amax(1, keepdim=True)
+    weights = table.sub_(top).clamp_(min=_FAR).exp_()
+    total = weights.sum(1, keepdim=True)
+    bound = (total.log() + top)[:, 0] - log(table.shape[1])
+    return bound, weights.div_(total)
+
+
+def _active(responsibility: Tensor, spared: float) -> Tensor:
+    """Numbers of the points that have all but a share of it, and some more: a round number."""
+    ascending, order = responsibility.sort()
+    n_spared = int((ascending.cumsum(0) <= spared * responsibility.sum()).sum())
+    rounded = -(-(len(order) - n_spared) // _ACTIVE_STEP) * _ACTIVE_STEP
+    return order[-rounded:]
+
+
+def _expected(table: Callable[[Tensor], Tensor], points: Tensor, weights: Tensor) -> Tensor:
+    """Sum over points of log p(x_i | z_j), weighted, (n,)."""
+    return (weights * table(points)).sum(1)
 
 
 def elbo(log_px_z: Tensor, kl: Tensor, beta: float = 1.0) -> Tensor:
     """Return ``1/s sum_s log p(x | z_s) - beta KL(q || p)`` of each row, (n_samples,).
 
-    The evidence lower bound: a bound on log p(x) at beta = 1; at others a trade of reconstruction against the size of the
-    code (beta-VAE). The divergence has a column for each draw, or one for all.
+    The evidence lower bound: a bound on log p(x) at beta = 1; at others a trade of reconstruction
+    against the size of the code (beta-VAE). The divergence has a column for each draw, or one.
     """
     return (log_px_z - beta * kl).mean(-1)
 
@@ -108,11 +181,11 @@ def discrepancy(z: Tensor, prior: Prior, generator: torch.Generator) -> Tensor:
 def doubly_reparametrized(log_w: Tensor, z: Tensor) -> Tensor:
     """Return the importance-weighted bound of each row, with a doubly reparametrised gradient.
 
-    See Tucker et al., arXiv 1810.04152. It is ``log 1/K sum_k w_k``, to be differentiated where `log_w` treats the proposal's parameters as
-    constants except through its draws z. With the normalised weights v, parameters of the model get
-    ``sum_k v_k grad log w_k`` as from the plain bound; those of the proposal get ``sum_k v_k^2 (d
-    log w_k / d z_k) (d z_k / d phi)``, of the same expectation and a signal that does not fade with
-    K.
+    See Tucker et al., arXiv 1810.04152. It is ``log 1/K sum_k w_k``, to be differentiated where
+    `log_w` treats the proposal's parameters as constants except through its draws z. With the
+    normalised weights v, parameters of the model get ``sum_k v_k grad log w_k`` as from the plain
+    bound; those of the proposal get ``sum_k v_k^2 (d log w_k / d z_k) (d z_k / d phi)``, of the
+    same expectation and a signal that does not fade with K.
 
     Parameters
     ----------
@@ -130,9 +203,10 @@ def doubly_reparametrized(log_w: Tensor, z: Tensor) -> Tensor:
 def maximum_mean_discrepancy(a: Tensor, b: Tensor) -> Tensor:
     """Return an unbiased estimate of the squared distance between the distributions of a and b.
 
-    Both are of shape (n, k). With the inverse multiquadratic kernel ``k(u, v) = c / (c + |u - v|^2)``, ``c = 2 k``: twice the
-    variance of a standard normal's coordinates, summed (Tolstikhin et al., arXiv 1711.01558).
-    Between 0 and 2 but for the noise of the estimate, which may be negative.
+    Both are of shape (n, k). With the inverse multiquadratic kernel ``k(u, v) = c / (c + |u -
+    v|^2)``, ``c = 2 k``: twice the variance of a standard normal's coordinates, summed (Tolstikhin
+    et al., arXiv 1711.01558). Between 0 and 2 but for the noise of the estimate, which may be
+    negative.
     """
 
     def kernel(u: Tensor, v: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The posterior over lattice points, and what can be read off it.
 
-`weights` are responsibilities, of shape (n_samples, n_points), whose rows sum to one; points and
-coordinates are in turns.
+`log_w` are log weights of shape (n_samples, n_points), each row up to a constant; `weights` are the
+responsibilities, their softmax, whose rows sum to one. Points and coordinates are in turns.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ def mean_direction(weights: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     return torus.from_circle(mean), torch.hypot(*mean.chunk(2, 1))
 
 
-def mode(weights: Tensor, points: Tensor) -> Tensor:
+def mode(log_w: Tensor, points: Tensor) -> Tensor:
     """Return the most probable lattice point of every row, (n_samples, n_components)."""
-    return points[weights.argmax(1)]
+    return points[log_w.argmax(1)]
 
 
-def local_mean(weights: Tensor, points: Tensor, radius: float = 0.06) -> Tensor:
+def local_mean(log_w: Tensor, points: Tensor, radius: float = 0.06) -> Tensor:
     """Return the mean of the dominant mode: the mass within `radius` turns of the peak.
 
     Unlike the circular mean it does not fall between modes, and unlike the mode it is not confined
     to the lattice. The neighbours of a point of a rank-1 lattice are those of its first point moved
-    along, so no distances are computed.
+    along, so no distances are computed; nor are the weights of any other points.
 
     Parameters
     ----------
-    weights : Tensor of shape (n_samples, n_points)
+    log_w : Tensor of shape (n_samples, n_points)
     points : Tensor of shape (n_points, n_components)
         A rank-1 lattice, shifted or not, in the order of `lattices.points`.
     radius : float
@@ -66,9 +66,9 @@ def local_mean(weights: Tensor, points: Tensor, radius: float = 0.06) -> Tensor:
     """
     steps = torus.difference(points, points[0])
     near = (steps.norm(dim=1) < radius).nonzero()[:, 0]
-    peak = weights.argmax(1)
-    mass = weights.gather(1, (peak[:, None] + near) % len(points))
-    return torus.wrap(points[peak] + mass @ steps[near] / mass.sum(1, keepdim=True))
+    peak = log_w.argmax(1)
+    around = log_w.gather(1, (peak[:, None] + near) % len(points))
+    return torus.wrap(points[peak] + responsibilities(around) @ steps[near])
 
 
 def entropy(weights: Tensor) -> Tensor:

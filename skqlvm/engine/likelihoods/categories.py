@@ -8,6 +8,9 @@ from torch import Tensor
 
 from .contract import ExponentialFamily
 
+_LARGEST = 20.0
+"""Logits up to which a product of four factors 1 + exp(logit) is within reach of float32."""
+
 
 class Bernoulli(ExponentialFamily):
     """Independent coins: ``T(x) = x``, ``eta`` the logits, ``A = log(1 + exp(eta))``, ``h = 0``.
@@ -31,6 +34,16 @@ class Bernoulli(ExponentialFamily):
 
     def log_normalizer(self, eta: Tensor) -> Tensor:
         return F.softplus(eta)
+
+    def total_log_normalizer(self, eta: Tensor) -> Tensor:
+        """Return ``sum_d A_d(eta_d)``: of factors 1 + exp(eta), four take one logarithm."""
+        n_fours = eta.shape[-1] // 4
+        if eta.requires_grad or n_fours == 0 or not bool(eta.amax() < _LARGEST):
+            return super().total_log_normalizer(eta)
+        factors = eta.exp().add_(1)
+        a, b, c, d, rest = factors.split([*4 * [n_fours], eta.shape[-1] - 4 * n_fours], -1)
+        fours = (a * b).mul_(c).mul_(d)
+        return fours.log_().sum(-1) + rest.log().sum(-1)
 
     def mean(self, outputs: Tensor) -> Tensor:
         return torch.sigmoid(self.natural(outputs))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -159,6 +159,10 @@ class ExponentialFamily(Likelihood):
         """Return A_d(eta_d) of each feature, of shape (..., n_features)."""
         raise NotImplementedError
 
+    def total_log_normalizer(self, eta: Tensor) -> Tensor:
+        """Return ``sum_d A_d(eta_d)`` in nats, of shape (...,)."""
+        return self.log_normalizer(eta).sum(-1)
+
     def log_base(self, x: Tensor) -> Tensor:
         """Return h_d(x_d) of each feature in nats, of shape (n_samples, n_features)."""
         return torch.zeros_like(x)
@@ -190,10 +194,21 @@ class ExponentialFamily(Likelihood):
         """
         eta = self.natural(outputs)
         products = terms.statistics.to(eta) @ eta.T
-        normalizer = self.log_normalizer(eta)
         if terms.mask is None:
-            return products - normalizer.sum(-1)
-        return products - terms.mask.to(eta) @ normalizer.T
+            return products - self.total_log_normalizer(eta)
+        return products - terms.mask.to(eta) @ self.log_normalizer(eta).T
+
+    def expected(self, terms: Terms, outputs: Tensor, weights: Tensor) -> Tensor:
+        """Return what has the gradient of ``sum_j weights_ij table_ij`` for each row, (n,).
+
+        The weights (n_samples, n_points) are constants, and the value means nothing: the product
+        that it would take is left out.
+        """
+        eta = self.natural(outputs)
+        products = _weighed(eta, terms.statistics.to(eta), weights)
+        if terms.mask is None:
+            return products - weights @ self.total_log_normalizer(eta)
+        return products - (terms.mask.to(eta) * (weights @ self.log_normalizer(eta))).sum(-1)
 
     def paired(self, terms: Terms, outputs: Tensor) -> Tensor:
         eta = self.natural(outputs)
@@ -202,3 +217,25 @@ class ExponentialFamily(Likelihood):
         if terms.mask is not None:
             normalizer = normalizer * terms.mask.to(eta)[:, None]
         return products - normalizer.sum(-1)
+
+
+class _Weighed(torch.autograd.Function):
+    """The gradient of ``sum_j weights_ij x_i . eta_j`` with respect to x and eta, and no value."""
+
+    @staticmethod
+    def forward(ctx: Any, eta: Tensor, x: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(eta, x, weights)
+        return eta.new_zeros(len(x))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        eta, x, weights = ctx.saved_tensors
+        weights = weights * gradient[:, None]
+        to_eta = weights.T @ x if ctx.needs_input_grad[0] else None
+        to_x = weights @ eta if ctx.needs_input_grad[1] else None
+        return to_eta, to_x, None
+
+
+def _weighed(eta: Tensor, x: Tensor, weights: Tensor) -> Tensor:
+    result: Tensor = _Weighed.apply(eta, x, weights)
+    return result

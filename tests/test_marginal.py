@@ -1,0 +1,104 @@
+"""The trained bound, against the decoder at points that were shifted, and its exact gradient."""
+
+from math import log
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from skqlvm.engine import lattices, likelihoods, marginal, models, networks, objectives, priors
+
+DECODERS = {
+    "mlp": lambda generator: networks.MLPDecoder(2, 12, (8,), 3, generator=generator),
+    "no hidden layer": lambda generator: networks.MLPDecoder(2, 12, (), 3, generator=generator),
+    "conv": lambda generator: networks.ConvDecoder(2, 12, (1, 3, 4), (8,), 3, generator=generator),
+}
+
+
+def moved(points, generator):
+    shift = lattices.random_shift(points.shape[1], generator)
+    return shift, lattices.shifted(points, shift)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize("order", [1, 2.5, 4])
+def test_turned_weights_say_of_waves_what_weights_say_of_moved_points(k, order, generator):
+    basis = networks.TorusBasis(k, 4, decay=0.5)
+    basis.open(order)
+    weight = torch.randn(5, basis.n_features, dtype=torch.float64, generator=generator)
+    points = lattices.lattice(k, 55)
+    shift, z = moved(points, generator)
+    waves = [half[:, : basis.n_open] for half in basis.waves(points).chunk(2, 1)]
+    found = F.linear(torch.cat(waves, 1), basis.turned(weight, shift))
+    torch.testing.assert_close(found, F.linear(basis(z), weight), rtol=0, atol=1e-12)
+    assert basis.n_open == sum(scale > 0 for scale in basis.scales.tolist()) / 2
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_lattice_decodes_to_what_shifted_points_do(name, generator):
+    decoder, points = DECODERS[name](generator), lattices.lattice(2, 34)
+    lattice, index = marginal.ShiftedLattice(decoder, points), torch.tensor([3, 0, 33, 7, 7])
+    for order in (3, 1, 2.5):
+        decoder.get_submodule("start" if name == "conv" else "").basis.open(order)
+        for _ in range(2):
+            shift, z = moved(points, generator)
+            found = lattice.decode(shift)(index)
+            torch.testing.assert_close(found, decoder(z[index].float()), rtol=0, atol=1e-5)
+
+
+def test_decoders_of_ones_own_get_points(generator):
+    class Mine(networks.MLPDecoder):
+        def forward(self, z):
+            return 2 * super().forward(z)
+
+    decoder, points = Mine(2, 5, (8,), 2, generator=generator), lattices.lattice(2, 21)
+    shift, z = moved(points, generator)
+    found = marginal.ShiftedLattice(decoder, points).decode(shift)(torch.arange(21))
+    assert torch.equal(found, decoder(z.float()))
+
+
+def modelled(generator, kind, n=9, d=12):
+    """Rows, and a model of them in float64 with posteriors that are narrow."""
+    x = torch.rand(n, d, generator=generator, dtype=torch.float64).round()
+    likelihood = kind(d).double()
+    likelihood.start(x)
+    decoder = networks.MLPDecoder(2, d, (16,), 3, generator=generator).double()
+    with torch.no_grad():
+        decoder.layers[-1].weight *= 60
+    return x, models.Model(2, priors.UniformTorus(), decoder, likelihood)
+
+
+def with_gradient(bound, model):
+    return bound.detach(), torch.autograd.grad(bound.sum(), list(model.parameters()))
+
+
+@pytest.mark.parametrize("kind", [likelihoods.Bernoulli, likelihoods.Gaussian, likelihoods.Poisson])
+@pytest.mark.parametrize(
+    ("n_bytes", "spared"), [(2**30, None), (2**30, 0.0), (20_000, None), (20_000, 2**-24)]
+)
+def test_bound_and_gradient_are_those_of_all_points(kind, n_bytes, spared, generator):
+    """In one piece, in pieces, and through all points that have a part."""
+    x, model = modelled(generator, kind)
+    points = lattices.lattice(2, 144)
+    bound = marginal.LatticeBound(model, points, x, n_bytes=n_bytes, spared=spared)
+    assert (bound.n_at_once < 144) == (n_bytes < 2**30)
+    for shift in (None, lattices.random_shift(2, generator)):
+        z = points if shift is None else lattices.shifted(points, shift)
+        terms = model.likelihood.terms(x)
+        exact = torch.logsumexp(model.table(terms, z), 1) - log(144) + terms.base
+        (value, found), (expected, gradient) = (
+            with_gradient(nats, model) for nats in (bound(x, shift), exact)
+        )
+        torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
+        for a, b in zip(found, gradient, strict=True):
+            assert (a - b).norm() <= 1e-6 * b.norm()
+
+
+def test_harmonics_that_open_change_the_bound(generator):
+    x, model = modelled(generator, likelihoods.Bernoulli)
+    points = lattices.lattice(2, 55)
+    bound = marginal.LatticeBound(model, points, x, n_bytes=2**30, spared=0.0)
+    for fraction in (0.0, 0.3, 1.0, 0.1):
+        model.open(fraction)
+        table = model.table(model.likelihood.terms(x), points)
+        torch.testing.assert_close(bound(x), objectives.log_mean_exp(table))
