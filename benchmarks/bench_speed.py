@@ -144,7 +144,7 @@ class PackagePasses:
         decoder = networks.MLPDecoder(2, x.shape[1], (initial.hidden.out_features,), order=1)
         decoder, likelihood = _copied(initial, decoder), likelihoods.Bernoulli(x.shape[1])
         self.model = models.Model(2, priors.UniformTorus(), decoder, likelihood).to(device)
-        networks.allow_bfloat16(self.model, rounded)
+        self.model.allow_bfloat16(rounded)
         self.generator, self.state = torch.Generator().manual_seed(seed), training.State()
         self.n_batches = -(-len(x) // _BATCH)
         self.settings = training.Settings(

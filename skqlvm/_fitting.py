@@ -9,7 +9,7 @@ import torch
 from . import _parts
 from ._progress import Progress
 from ._rows import Rows, random_seed, resolve_device
-from .engine import networks, training
+from .engine import training
 from .engine.randomness import Stream
 
 _RECORDS = 60
@@ -130,7 +130,7 @@ def train(estimator, model, fit, settings, state, *, worth_keeping, before_step=
     """
     rows, generator = fit.rows, fit.generator
     model.to(rows.device).train()
-    networks.allow_bfloat16(model, estimator.matmul_precision == "medium")
+    model.allow_bfloat16(estimator.matmul_precision == "medium")
     stream = fit.randomness.stream if _parts.draws_globally(model) else None
     with nullcontext() if stream is None else stream.lent():
         objective = estimator._objective(model, fit)

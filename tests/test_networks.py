@@ -476,7 +476,7 @@ def test_layers_round_in_training_only_and_only_if_allowed(kind, z):
     exact = decoder(x)
     networks.allow_bfloat16(decoder, True)
     assert torch.equal(decoder.eval()(x), exact)
-    multiplies = precision._multiplies_bfloat16("cpu")
+    multiplies = precision.multiplies_bfloat16(torch.device("cpu"))
     assert torch.equal(decoder.train()(x), exact) != multiplies
     networks.allow_bfloat16(decoder, False)
     assert torch.equal(decoder(x), exact)

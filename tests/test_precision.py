@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from skqlvm.engine import networks
-from skqlvm.engine.precision import full_precision, own_settings
+from skqlvm.engine.precision import full_precision, own_settings, product_of_rounded
 
 
 @pytest.fixture
@@ -78,3 +78,15 @@ def test_rounded_layers_see_weights_that_change_within_own_settings():
             layers[0].weight.mul_(2)
             layers[0].bias.mul_(2)
         torch.testing.assert_close(layers(x), 2 * first)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_product_of_rounded_matrices_is_nearly_exact(scale, generator):
+    """Against float64; a single product is rounded by 2^-9."""
+    a = torch.rand(7, 211, generator=generator).bfloat16()
+    b = (scale * torch.randn(13, 211, generator=generator)).bfloat16()
+    exact = a.double() @ b.double().T
+    found = product_of_rounded(a, b)
+    assert found.dtype == torch.float32
+    assert (found - exact).abs().max() < 2**-16 * exact.abs().max()
+    assert ((a @ b.T) - exact).abs().max() > 2**-12 * exact.abs().max()

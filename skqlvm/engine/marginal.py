@@ -20,9 +20,6 @@ Decode = Callable[[Tensor], Tensor]
 class ShiftedLattice:
     """A lattice that is decoded under one shift after another.
 
-    Built-in decoders get by without a cosine: the waves of the lattice are computed once, and a
-    shift turns the weights of the first layer instead. Harmonics that do not pass cost nothing.
-
     Parameters
     ----------
     decoder : Module
@@ -31,40 +28,56 @@ class ShiftedLattice:
     """
 
     def __init__(self, decoder: nn.Module, points: Tensor) -> None:
-        like = next(decoder.parameters())
-        self.decoder, self.points = decoder, points.to(like.device)
-        self.waves = None
-        if type(decoder) in (MLPDecoder, ConvDecoder):
-            self.waves = _Waves(cast(MLPDecoder | ConvDecoder, decoder), self.points)
+        self.decoder = decoder
+        self.points = points.to(next(decoder.parameters()).device)
+
+    @property
+    def rows(self) -> Tensor:
+        """What stands for the points whatever the shift, a row each."""
+        return self.points
 
     def decode(self, shift: Tensor) -> Decode:
-        """Return the map from numbers of points (a,) to outputs (a, n_outputs) under a shift (k,).
-
-        The numbers are those of the rows of `points`; the shift is in turns, float64.
-        """
-        if self.waves is not None:
-            return self.waves.decode(shift)
-        moved = torus.wrap(self.points + shift.to(self.points))
-        moved = moved.to(next(self.decoder.parameters()))
-        return lambda index: self.decoder(moved[index])
+        """Return the map from some of `rows` to outputs under a shift (k,) in turns, float64."""
+        like = next(self.decoder.parameters())
+        return lambda rows: self.decoder(torus.wrap(rows + shift.to(rows)).to(like))
 
 
-class _Waves:
-    """Harmonics of a lattice, for a decoder that starts with them."""
+class LatticeOfWaves(ShiftedLattice):
+    """A lattice for built-in decoders, under which no shift costs a cosine.
+
+    Its rows are the waves of the unshifted points; a shift turns the weights of the first layer
+    instead. Harmonics that do not pass are left out.
+    """
 
     def __init__(self, decoder: MLPDecoder | ConvDecoder, points: Tensor) -> None:
+        super().__init__(decoder, points)
+        self.decode_waves = decoder.decode_waves
         start = decoder.start if isinstance(decoder, ConvDecoder) else decoder
-        self.decoder, self.basis = decoder, cast(TorusBasis, start.basis)
-        self.weight = cast(Tensor, start.layers[0].weight)
-        self.halves = self.basis.waves(points).to(self.weight).chunk(2, 1)
-        self.open = self.weight.new_empty(0, 0)
+        self.basis, self.first = cast(TorusBasis, start.basis), cast(nn.Linear, start.layers[0])
+        waves = self.basis.waves(self.points)
+        rounded = self.first.weight.dtype if not start.layers.rounding else torch.bfloat16
+        self.cos, self.sin = waves.to(rounded).chunk(2, 1)
+        self.open = waves.new_empty(0, 0)
 
-    def decode(self, shift: Tensor) -> Decode:
+    @property
+    def rows(self) -> Tensor:
+        """The cosines, and then the sines, of harmonics that pass."""
         n_open = self.basis.n_open
         if self.open.shape[1] != 2 * n_open:
-            self.open = torch.cat([half[:, :n_open] for half in self.halves], 1)
-        waves, weight = self.open, self.basis.turned(self.weight, shift)
-        return lambda index: self.decoder.decode_waves(waves[index], weight)
+            self.open = torch.cat([self.cos[:, :n_open], self.sin[:, :n_open]], 1)
+        return self.open
+
+    def decode(self, shift: Tensor) -> Decode:
+        """Return the map from some of `rows` to outputs under a shift."""
+        weight = self.basis.turned(self.first.weight, shift)
+        return lambda rows: self.decode_waves(rows, weight)
+
+
+def shifted_lattice(decoder: nn.Module, points: Tensor) -> ShiftedLattice:
+    """Return the lattice that a decoder is fastest with."""
+    if type(decoder) in (MLPDecoder, ConvDecoder):
+        return LatticeOfWaves(cast(MLPDecoder | ConvDecoder, decoder), points)
+    return ShiftedLattice(decoder, points)
 
 
 class LatticeBound:
@@ -87,11 +100,10 @@ class LatticeBound:
         self, model: Model, points: Tensor, x: Tensor, *, n_bytes: int, spared: float | None
     ) -> None:
         self.model, self.spared = model, spared
-        self.lattice = ShiftedLattice(model.decoder, points)
-        self.index = torch.arange(len(points), device=model.like.device)
+        self.lattice = shifted_lattice(model.decoder, points)
         self.unmoved = points.new_zeros(points.shape[1])
         table = self._table(model.likelihood.terms(x), self.lattice.decode(self.unmoved))
-        self.n_at_once = affordable_points(table, self.index, n_bytes)
+        self.n_at_once = affordable_points(table, self.lattice.rows, n_bytes)
 
     def __call__(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
         """Return the bound of rows x (n, d), in nats, (n,); without a shift the lattice's own."""
@@ -99,12 +111,12 @@ class LatticeBound:
         terms = self.model.likelihood.terms(x)
         bound = objectives.lattice_bound(
             self._table(terms, decode),
-            self.index,
+            self.lattice.rows,
             self.n_at_once,
             spared=self.spared,
-            expected=lambda index, r: self.model.likelihood.expected(terms, decode(index), r),
+            expected=lambda rows, r: self.model.likelihood.expected(terms, decode(rows), r),
         )
         return bound + terms.base
 
     def _table(self, terms: Terms, decode: Decode) -> Decode:
-        return lambda index: self.model.likelihood.table(terms, decode(index))
+        return lambda rows: self.model.likelihood.table(terms, decode(rows))

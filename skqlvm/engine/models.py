@@ -109,6 +109,11 @@ class Model(nn.Module):
         """Open the decoder's harmonics as far as a training that far should, from 0 to 1."""
         networks.anneal(self.decoder, fraction)
 
+    def allow_bfloat16(self, allowed: bool) -> None:
+        """Let layers and tables be rounded to bfloat16 while the model is trained, or not."""
+        networks.allow_bfloat16(self, allowed)
+        self.likelihood.rounds = allowed
+
     def outputs(self, z: Tensor) -> Tensor:
         """Decode points of any dtype, (..., k) -> (..., n_outputs), in parts that fit in memory."""
         parts = z.to(self.like).flatten(0, -2).split(self.n_decoded)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .precision import bfloat16
+from .precision import bfloat16, multiplies_bfloat16
 
 _DECAY = 0.5
 """Of the harmonics that built-in decoders start from; chosen by benchmarks/bench_defaults.py."""
@@ -97,8 +97,8 @@ class TorusBasis(nn.Module):
         Tensor of shape (n_outputs, 2 n_open)
             For the waves of the `n_open` harmonics that pass: their cosines, then their sines.
         """
-        angles = 2 * pi * (self.harmonics[: self.n_open].cpu() @ shift)
-        scales = self.scales[: self.n_open].cpu()
+        angles = 2 * pi * (self.harmonics[: self.n_open].to(shift) @ shift)
+        scales = self.scales[: self.n_open].to(shift)
         turn_cos, turn_sin = ((scales * f(angles)).to(weight) for f in (torch.cos, torch.sin))
         cos, sin = (half[:, : self.n_open] for half in weight.chunk(2, 1))
         return torch.cat([turn_cos * cos + turn_sin * sin, turn_cos * sin - turn_sin * cos], 1)
@@ -136,10 +136,17 @@ class Layers(nn.Sequential):
 
     rounds = False
 
+    @property
+    def rounding(self) -> bool:
+        """Whether they run in bfloat16 now."""
+        device = next(self.parameters()).device
+        return self.training and self.rounds and multiplies_bfloat16(device)
+
     def forward(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
         """Map x to the last layer's result, in its dtype.
 
-        A weight takes the place of that of the first layer, which is a linear one then.
+        A weight takes the place of that of the first layer, which is a linear one then; the result
+        has the dtype of the weight.
         """
         layers, y = list(self), x
         with bfloat16(x.device) if self.training and self.rounds else nullcontext():
@@ -147,7 +154,7 @@ class Layers(nn.Sequential):
                 y = F.linear(x, weight, cast(nn.Linear, layers.pop(0)).bias)
             for layer in layers:
                 y = layer(y)
-        return y.to(x)
+        return y.to(x if weight is None else weight)
 
 
 def allow_bfloat16(module: nn.Module, allowed: bool) -> None:

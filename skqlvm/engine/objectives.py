@@ -16,7 +16,7 @@ from .priors import Prior
 _FAR = -60.0
 """Log-weights below the largest, in nats, that are as good as none; less would be denormal."""
 
-_CACHED = 256
+_CACHED = 512
 """Points whose outputs, of a thousand numbers each, stay in a processor's cache."""
 
 _ACTIVE_STEP = 64

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from functools import cache
 
 import torch
+from torch import Tensor
 
 _lock = threading.Lock()
 _entered = 0
@@ -61,16 +62,32 @@ def bfloat16(device: torch.device) -> AbstractContextManager[object]:
     Products sum in float32, and the result of each layer is rounded. For the layers of a network
     only, never for positions or log-likelihoods.
     """
-    if _multiplies_bfloat16(device.type):
+    if multiplies_bfloat16(device):
         # without the cache of rounded weights: it would outlive the steps that change them, as long
         # as an outer autocast is open
         return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
     return nullcontext()
 
 
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 natively."""
+    return _natively(device.type)
+
+
 @cache
-def _multiplies_bfloat16(device_type: str) -> bool:
+def _natively(device_type: str) -> bool:
     if device_type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return device_type == "cpu" and bool(supported())
+
+
+def product_of_rounded(a: Tensor, b: Tensor) -> Tensor:
+    """Return ``a @ b.T`` of bfloat16 matrices (n, d) and (m, d) in float32.
+
+    A product's sums are of float32, but its result is rounded. A second product gives what the
+    first one missed by that, itself rounded: the error is 2^-18 of a value or so.
+    """
+    rounded = a @ b.T
+    missed = torch.addmm(rounded, a, b.T, beta=-1)
+    return rounded.float().add_(missed)

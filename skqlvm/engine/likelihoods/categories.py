@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .contract import ExponentialFamily
+from ..precision import multiplies_bfloat16, product_of_rounded
+from .contract import ExponentialFamily, Terms
 
 _LARGEST = 20.0
 """Logits up to which a product of four factors 1 + exp(logit) is within reach of float32."""
@@ -44,6 +45,18 @@ class Bernoulli(ExponentialFamily):
         a, b, c, d, rest = factors.split([*4 * [n_fours], eta.shape[-1] - 4 * n_fours], -1)
         fours = (a * b).mul_(c).mul_(d)
         return fours.log_().sum(-1) + rest.log().sum(-1)
+
+    def table(self, terms: Terms, outputs: Tensor) -> Tensor:
+        """Return the table; in training, where that is allowed, that of rounded rows and logits.
+
+        It is exact for these: both parts of it are of the same logits. A graph takes all digits.
+        """
+        rounded = self.rounds and self.training and multiplies_bfloat16(outputs.device)
+        if not rounded or terms.mask is not None or torch.is_grad_enabled():
+            return super().table(terms, outputs)
+        eta = self.natural(outputs).bfloat16()
+        products = product_of_rounded(terms.statistics.bfloat16(), eta)
+        return products.sub_(self.total_log_normalizer(eta.float()))
 
     def mean(self, outputs: Tensor) -> Tensor:
         return torch.sigmoid(self.natural(outputs))

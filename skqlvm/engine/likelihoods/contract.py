@@ -45,12 +45,15 @@ class Likelihood(nn.Module):
         Smallest and largest value that data may take.
     integral : bool
         Whether data are whole numbers.
+    rounds : bool
+        Whether a table may be made of numbers rounded to bfloat16 while a model is trained.
     parameters_taken : tuple of str
         Parameters of an estimator that the constructor takes, beside the number of features.
     """
 
     support: ClassVar[tuple[float, float]] = (float("-inf"), float("inf"))
     integral: ClassVar[bool] = False
+    rounds = False
     parameters_taken: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, n_features: int) -> None:
