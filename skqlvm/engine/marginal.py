@@ -54,10 +54,8 @@ class LatticeOfWaves(ShiftedLattice):
         self.decode_waves = decoder.decode_waves
         start = decoder.start if isinstance(decoder, ConvDecoder) else decoder
         self.basis, self.first = cast(TorusBasis, start.basis), cast(nn.Linear, start.layers[0])
-        waves = self.basis.waves(self.points)
-        rounded = self.first.weight.dtype if not start.layers.rounding else torch.bfloat16
-        self.cos, self.sin = waves.to(rounded).chunk(2, 1)
-        self.open = waves.new_empty(0, 0)
+        self.cos, self.sin = self.basis.waves(self.points).to(self.first.weight).chunk(2, 1)
+        self.open = self.cos.new_empty(0, 0)
 
     @property
     def rows(self) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .precision import bfloat16, multiplies_bfloat16
+from .precision import bfloat16
 
 _DECAY = 0.5
 """Of the harmonics that built-in decoders start from; chosen by benchmarks/bench_defaults.py."""
@@ -136,17 +136,10 @@ class Layers(nn.Sequential):
 
     rounds = False
 
-    @property
-    def rounding(self) -> bool:
-        """Whether they run in bfloat16 now."""
-        device = next(self.parameters()).device
-        return self.training and self.rounds and multiplies_bfloat16(device)
-
     def forward(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
         """Map x to the last layer's result, in its dtype.
 
-        A weight takes the place of that of the first layer, which is a linear one then; the result
-        has the dtype of the weight.
+        A weight takes the place of that of the first layer, which is a linear one then.
         """
         layers, y = list(self), x
         with bfloat16(x.device) if self.training and self.rounds else nullcontext():
@@ -154,7 +147,7 @@ class Layers(nn.Sequential):
                 y = F.linear(x, weight, cast(nn.Linear, layers.pop(0)).bias)
             for layer in layers:
                 y = layer(y)
-        return y.to(x if weight is None else weight)
+        return y.to(x)
 
 
 def allow_bfloat16(module: nn.Module, allowed: bool) -> None:
