@@ -31,6 +31,7 @@ from skqlvm.engine import (
     models,
     networks,
     objectives,
+    optimizers,
     priors,
     quadrature,
     training,
@@ -149,7 +150,8 @@ class PackagePasses:
         self.n_batches = -(-len(x) // _BATCH)
         self.settings = training.Settings(
             n_steps=n_passes * self.n_batches,
-            schedule=training.constant(1e-3),
+            schedule=optimizers.constant(1e-3),
+            optimizer=optimizers.adam,
             batch_size=_BATCH,
             steps_per_record=self.n_batches,
         )

@@ -9,7 +9,7 @@ import torch
 from . import _parts
 from ._progress import Progress
 from ._rows import Rows, random_seed, resolve_device
-from .engine import training
+from .engine import optimizers, training
 from .engine.randomness import Stream
 
 _RECORDS = 60
@@ -95,7 +95,8 @@ def annealed(estimator, fit, n_steps):
         patience = None
     return training.Settings(
         n_steps=n_steps,
-        schedule=training.one_cycle(float(estimator.learning_rate), n_steps),
+        schedule=optimizers.one_cycle(float(estimator.learning_rate), n_steps),
+        optimizer=optimizers.adam,
         batch_size=fit.batch_size,
         steps_per_record=max(1, round(n_steps / _RECORDS)),
         patience=None if patience is None else int(patience),
@@ -106,7 +107,8 @@ def one_pass(estimator, fit, state):
     """Return how to train for one more pass."""
     return training.Settings(
         n_steps=state.step + fit.n_batches,
-        schedule=training.constant(float(estimator.learning_rate) / 4),
+        schedule=optimizers.constant(float(estimator.learning_rate) / 4),
+        optimizer=optimizers.adam,
         batch_size=fit.batch_size,
         steps_per_record=max(1, round(fit.n_batches / _RECORDS)),
     )

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from skqlvm.engine import training
+from skqlvm.engine import optimizers, training
 from skqlvm.engine.randomness import Stream
 
 TARGETS = torch.tensor(
@@ -21,9 +21,10 @@ TARGETS = torch.tensor(
 
 def how(n_steps=23, *, learning_rate=0.05, one_cycle=True, **others):
     """Settings of a short training."""
-    cycle = training.one_cycle(learning_rate, n_steps)
-    schedule = cycle if one_cycle else training.constant(learning_rate)
-    return training.Settings(n_steps, schedule, **{"batch_size": 2, "steps_per_record": 5} | others)
+    cycle = optimizers.one_cycle(learning_rate, n_steps)
+    schedule = cycle if one_cycle else optimizers.constant(learning_rate)
+    usual = {"optimizer": optimizers.adam, "batch_size": 2, "steps_per_record": 5}
+    return training.Settings(n_steps, schedule, **usual | others)
 
 
 class Point(nn.Module):
@@ -500,28 +501,36 @@ def test_constant_step_size_is_the_learning_rate():
     assert set(step_sizes(how(one_cycle=False))) == {0.05}
 
 
-@given(n_steps=st.integers(1, 97), learning_rate=st.floats(1e-5, 1))
-def test_one_cycle_is_that_of_torch(n_steps, learning_rate):
-    optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(2))])
-    library = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=n_steps + 1)
-    ours = training.one_cycle(learning_rate, n_steps)
-    for step in range(n_steps):
-        group, settings = optimizer.param_groups[0], ours(step)
-        assert settings["lr"] == pytest.approx(group["lr"], rel=1e-12)
-        assert settings["betas"] == pytest.approx(group["betas"], rel=1e-12)
-        optimizer.step()
-        library.step()
-
-
 def test_any_optimizer_is_handed_in():
     """Plain gradient descent at half the step takes the mean of the targets in one step."""
     point = Point()
 
     def descent(parameters):
-        return torch.optim.SGD(parameters, lr=0.0)
+        return torch.optim.SGD(parameters.values(), lr=0.0)
 
     train(point, how(1, learning_rate=0.5, one_cycle=False, batch_size=5, optimizer=descent))
     torch.testing.assert_close(point.w.detach(), TARGETS.mean(0))
+
+
+def test_optimizer_is_made_of_named_parameters_so_that_only_some_decay():
+    """Without a gradient, each step takes the decayed ones to 1 - 0.1 * 0.5 of what they were."""
+    point = Point(1.0)
+    point.bias = nn.Parameter(torch.ones(2))
+
+    def decaying(parameters):
+        groups = [
+            {"params": [parameters["w"]], "weight_decay": 0.5},
+            {"params": [parameters["bias"]]},
+        ]
+        return torch.optim.SGD(groups, lr=0.0)
+
+    def loss(rows):
+        return 0 * (point.w.sum() + point.bias.sum())
+
+    settings = how(3, learning_rate=0.1, one_cycle=False, optimizer=decaying)
+    train(point, settings, loss=loss, state=train(point, settings, loss=loss, stop_at=2))
+    torch.testing.assert_close(point.w.detach(), torch.full((3,), 0.95**3, dtype=torch.float64))
+    assert torch.equal(point.bias, torch.ones(2))
 
 
 def test_parameters_that_are_frozen_stay():

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
-from math import cos, isfinite, nan, pi
+from math import isfinite, nan
 from statistics import fmean
 from typing import Any
 
@@ -20,41 +20,7 @@ from .randomness import Stream
 Nats = Callable[[Tensor], Tensor]
 History = dict[str, list[float]]
 Schedule = Callable[[int], dict[str, Any]]
-
-
-def adam(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """Return Adam over parameters; its step size comes from the schedule."""
-    return torch.optim.Adam(parameters, lr=0.0, fused=True)
-
-
-def constant(learning_rate: float) -> Schedule:
-    """Return the schedule of one step size."""
-    return lambda step: {"lr": learning_rate}
-
-
-def one_cycle(learning_rate: float, n_steps: int) -> Schedule:
-    """Return the one-cycle schedule for Adam: warm up, anneal, and the momentum the other way.
-
-    Along cosines, over the first 0.3 of the steps from 1/25 of the step size and momentum 0.95 to
-    all of it and 0.85; then down to 1/250,000 and back to 0.95 (Smith and Topin, arXiv 1708.07120).
-    """
-    peak = 0.3 * (n_steps + 1) - 1
-
-    def settings(step: int) -> dict[str, Any]:
-        if step <= peak:
-            lr = _along_cosine(learning_rate / 25, learning_rate, step / peak)
-            momentum = _along_cosine(0.95, 0.85, step / peak)
-        else:
-            fraction = (step - peak) / (n_steps - peak)
-            lr = _along_cosine(learning_rate, learning_rate / 250_000, fraction)
-            momentum = _along_cosine(0.85, 0.95, fraction)
-        return {"lr": lr, "betas": (momentum, 0.999)}
-
-    return settings
-
-
-def _along_cosine(start: float, end: float, fraction: float) -> float:
-    return end + (start - end) * (1 + cos(pi * fraction)) / 2
+Optimizer = Callable[[dict[str, nn.Parameter]], torch.optim.Optimizer]
 
 
 @dataclass(frozen=True)
@@ -69,7 +35,8 @@ class Settings:
         Maps the number of steps done to what the optimiser's groups are set to, {"lr": ...}: a pure
         function, so that a training can be resumed at any step.
     optimizer : callable
-        Makes an optimiser of parameters, or of a list of groups.
+        Makes an optimiser of parameters by their names in the module, so that it may put them into
+        groups.
     batch_size : int
         Rows a step.
     max_grad_norm : float
@@ -83,7 +50,7 @@ class Settings:
 
     n_steps: int
     schedule: Schedule
-    optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] = adam
+    optimizer: Optimizer
     batch_size: int = 128
     max_grad_norm: float = 100.0
     steps_per_record: int = 50
@@ -234,8 +201,8 @@ class _Run:
         self.module, self.nats, self.n_rows, self.weights = module, nats, n_rows, weights
         self.settings, self.generator, self.stream = settings, generator, stream
         self.state = state
-        self.parameters = [p for p in module.parameters() if p.requires_grad]
-        self.optimizer = settings.optimizer(self.parameters)
+        trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.parameters, self.optimizer = list(trained.values()), settings.optimizer(trained)
         self.resume()
         self.since = time.perf_counter()
 

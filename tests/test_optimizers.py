@@ -1,0 +1,33 @@
+"""Optimisers and schedules, against those of torch."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from skqlvm.engine import optimizers
+
+
+@given(n_steps=st.integers(1, 97), learning_rate=st.floats(1e-5, 1))
+def test_one_cycle_is_that_of_torch(n_steps, learning_rate):
+    optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(2))])
+    library = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=n_steps + 1)
+    ours = optimizers.one_cycle(learning_rate, n_steps)
+    for step in range(n_steps):
+        group, settings = optimizer.param_groups[0], ours(step)
+        assert settings["lr"] == pytest.approx(group["lr"], rel=1e-12)
+        assert settings["betas"] == pytest.approx(group["betas"], rel=1e-12)
+        optimizer.step()
+        library.step()
+
+
+def test_adam_steps_by_what_its_groups_are_set_to():
+    """The first step of Adam is as long as its step size, and at first that is none."""
+    weight = nn.Parameter(torch.tensor([2.0, -3.0]))
+    optimizer = optimizers.adam({"weight": weight})
+    for lr, expected in ((0.0, [2.0, -3.0]), (0.25, [1.75, -3.25])):
+        optimizer.param_groups[0].update(optimizers.constant(lr)(0))
+        weight.grad = torch.tensor([10.0, 0.1])
+        optimizer.step()
+        torch.testing.assert_close(weight.detach(), torch.tensor(expected))
