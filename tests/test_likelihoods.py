@@ -173,6 +173,39 @@ def test_gradients_of_table_paired_and_base_are_right(family, generator):
         assert gradcheck(paired, (own, *parameters))
 
 
+class Tempered(likelihoods.Bernoulli):
+    """Coins that count half, by a table of their own."""
+
+    def table(self, terms, outputs):
+        return 0.5 * super().table(terms, outputs)
+
+
+def check_expected(likelihood, x, mask, generator):
+    """Its gradient is that of the weighted sum of the table."""
+    o = outputs(generator, M, D).requires_grad_()
+    weights = torch.rand(N, M, dtype=torch.float64, generator=generator)
+    inputs = (o, *likelihood.parameters())
+    gradients = []
+    for of in (likelihood.expected, lambda t, o, w: (w * likelihood.table(t, o)).sum(1)):
+        rows = of(likelihood.terms(x, mask), o, weights)
+        assert rows.shape == (N,)
+        gradients.append(torch.autograd.grad((torch.arange(1, N + 1) * rows).sum(), inputs))
+    for found, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_expected_has_the_gradient_of_the_weighed_table(family, generator):
+    likelihood, x = started(family, generator)
+    for mask in (None, holes(x, generator)[0]):
+        check_expected(likelihood, x, mask, generator)
+
+
+def test_expected_follows_a_table_that_is_overridden(generator):
+    x = coins(outputs(generator, N, D))
+    for mask in (None, holes(x, generator)[0]):
+        check_expected(Tempered(D), x, mask, generator)
+
+
 # the contract: missing features
 
 
@@ -697,11 +730,12 @@ def test_gaussian_keeps_precision_far_from_the_origin(generator):
     torch.testing.assert_close(coarser, exact, rtol=1e-5, atol=1e-4)
 
 
-def test_gaussian_table_is_precise_however_coarse_other_products_are(products, generator, device):
+@pytest.mark.parametrize("build", [lambda d: likelihoods.Gaussian(d, 1e-3), likelihoods.Bernoulli])
+def test_table_is_precise_however_coarse_other_products_are(build, products, generator, device):
     """Its terms are large and cancel."""
     x = torch.randn(101, 89, generator=generator).to(device)
     o = torch.randn(211, 89, generator=generator).to(device)
-    likelihood = likelihoods.Gaussian(89, 1e-3).to(device)
+    likelihood = build(89).to(device)
     terms = likelihood.terms(x)
     with products:
         found = likelihood.table(terms, o)

@@ -58,6 +58,9 @@ class Bernoulli(ExponentialFamily):
         products = product_of_rounded(terms.statistics.bfloat16(), eta)
         return products.sub_(self.total_log_normalizer(eta.float()))
 
+    expected = ExponentialFamily.expected
+    """As without rounding."""
+
     def mean(self, outputs: Tensor) -> Tensor:
         return torch.sigmoid(self.natural(outputs))
 

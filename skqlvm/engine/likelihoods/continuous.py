@@ -7,8 +7,7 @@ from math import log, pi
 import torch
 from torch import Tensor, nn
 
-from ..precision import full_precision
-from .contract import ExponentialFamily, Terms
+from .contract import ExponentialFamily
 
 _START = 0.5
 """Learned noise at the start, as a fraction of the data's variance. At 1 the constant decoder is a
@@ -145,11 +144,6 @@ class Gaussian(ExponentialFamily):
         squares = self.statistics(x) ** 2 / noise.to(x)
         constant = 0.5 * (noise.log() + LOG_TWO_PI) + self.scale.log()
         return -0.5 * squares - constant.to(x)
-
-    def table(self, terms: Terms, outputs: Tensor) -> Tensor:
-        """Return the table by a product in full precision: its large terms, by 1 / v, cancel."""
-        with full_precision():
-            return super().table(terms, outputs)
 
     def mean(self, outputs: Tensor) -> Tensor:
         return self.loc.to(outputs) + self.scale.to(outputs) * outputs

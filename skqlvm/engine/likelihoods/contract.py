@@ -7,6 +7,8 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..precision import full_precision
+
 ROUNDING = 1e-6
 """Distance outside a support that is forgiven: rescaled data may come to 1.0000000000000002."""
 
@@ -147,8 +149,18 @@ class ExponentialFamily(Likelihood):
         log p(x | z) = sum_d [ T(x_d) eta_d(z) - A_d(eta_d(z)) ] + h(x)
 
     A subclass says what T, eta, A and h are; the table, and its rows, come with this class.
-    Statistics are taken in the precision of x, products in that of the decoder's outputs.
+    Statistics are taken in the precision of x, products in that of the decoder's outputs, without
+    rounding these further: the large terms of a table cancel.
+
+    Overriding `table` changes training alone, whose gradient follows it; what is asked of a fitted
+    model rests on T, eta and A. A family whose `n_outputs` is not `n_features` overrides `terms`
+    too: a mask is one of features, which hides statistics only where these are as many.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "table" in vars(cls) and "expected" not in vars(cls):
+            cls.expected = cls._expected_of_table  # type: ignore[method-assign]
 
     def statistics(self, x: Tensor) -> Tensor:
         """Return T(x), of shape (n_samples, n_outputs)."""
@@ -196,22 +208,27 @@ class ExponentialFamily(Likelihood):
         Tensor of shape (n_samples, n_points)
         """
         eta = self.natural(outputs)
-        products = terms.statistics.to(eta) @ eta.T
-        if terms.mask is None:
-            return products - self.total_log_normalizer(eta)
-        return products - terms.mask.to(eta) @ self.log_normalizer(eta).T
+        with full_precision():
+            products = terms.statistics.to(eta) @ eta.T
+            if terms.mask is None:
+                return products - self.total_log_normalizer(eta)
+            return products - terms.mask.to(eta) @ self.log_normalizer(eta).T
 
     def expected(self, terms: Terms, outputs: Tensor, weights: Tensor) -> Tensor:
         """Return what has the gradient of ``sum_j weights_ij table_ij`` for each row, (n,).
 
         The weights (n_samples, n_points) are constants, and the value means nothing: the product
-        that it would take is left out.
+        that it would take is left out. A subclass with a `table` of its own has its gradient,
+        unless it also says here what that is.
         """
         eta = self.natural(outputs)
         products = _weighed(eta, terms.statistics.to(eta), weights)
         if terms.mask is None:
             return products - weights @ self.total_log_normalizer(eta)
         return products - (terms.mask.to(eta) * (weights @ self.log_normalizer(eta))).sum(-1)
+
+    def _expected_of_table(self, terms: Terms, outputs: Tensor, weights: Tensor) -> Tensor:
+        return (weights * self.table(terms, outputs)).sum(1)
 
     def paired(self, terms: Terms, outputs: Tensor) -> Tensor:
         eta = self.natural(outputs)
