@@ -6,7 +6,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from . import _checks, _parts
 from ._estimator import checked_finite
-from .engine import models, objectives, posteriors, proposals, quadrature
+from .engine import lattices, models, objectives, posteriors, proposals, quadrature
 from .engine.precision import own_settings
 
 SHAPING = (*_parts.SHAPING, "encoder", "latent", "covariance_type")
@@ -190,12 +190,18 @@ class EncoderQueries(TransformerMixin):
         _checks.check_integer("n_importance_samples", n_importance_samples)
         if method == "quadrature":
             self._check_few_components("method='quadrature'", "'importance'")
-        if method == "quadrature" or (method == "auto" and self._n_features_out <= 3):
+        few = self._n_features_out <= lattices.MOST_COMPONENTS
+        if method == "quadrature" or (method == "auto" and few):
             return self._by_quadrature(X, return_std)
         self._check_has_posterior(f"method={method!r}")
         reduce = objectives.elbo_of if method == "elbo" else objectives.estimate_of
         result = self._by_draws(X, int(n_importance_samples), reduce)
         return (result[:, 0], result[:, 1]) if return_std else result[:, 0]
+
+    @property
+    def decoder_(self):
+        """The fitted decoder, a torch module."""
+        return self._model.decoder
 
     @property
     def encoder_(self):
@@ -223,7 +229,7 @@ class EncoderQueries(TransformerMixin):
         _parts.check_choice("encoder", self.encoder, _parts.ENCODERS)
         _checks.check_option("latent", self.latent, _parts.PRIORS)
         _checks.check_option("covariance_type", self.covariance_type, proposals.FAMILIES)
-        if self.latent == "torus" and self.n_components > 3:
+        if self.latent == "torus" and self.n_components > lattices.MOST_COMPONENTS:
             raise ValueError(
                 f"latent='torus' expects 1, 2 or 3 components, but got {self.n_components}. Use "
                 "latent='normal'."
@@ -238,7 +244,7 @@ class EncoderQueries(TransformerMixin):
             )
 
     def _check_few_components(self, what, instead):
-        if self._n_features_out > 3:
+        if self._n_features_out > lattices.MOST_COMPONENTS:
             raise ValueError(
                 f"{what} expects up to 3 components, but the model has {self._n_features_out}. Use "
                 f"{instead}."
@@ -247,7 +253,8 @@ class EncoderQueries(TransformerMixin):
     def _build(self, n_features, n_rows, randomness):
         k, wrapped = int(self.n_components), self.latent == "torus"
         order = _parts.harmonic_order(self.harmonic_order, k, n_rows) if wrapped else None
-        likelihood = _parts.build_likelihood(self, n_features)
+        tabulated = k <= lattices.MOST_COMPONENTS
+        likelihood = _parts.build_likelihood(self, n_features, tabulated=tabulated)
         n_numbers = proposals.n_outputs(self.covariance_type, k, wrapped=wrapped)
         return models.EncoderModel(
             k,
@@ -264,7 +271,7 @@ class EncoderQueries(TransformerMixin):
         """Find a lattice on which the likelihood has converged, and decode it if it is small."""
         found = {"harmonic_order_": model.harmonic_order, "_atlas": None}
         self._check_encoder(model, x)
-        if model.n_components > 3:
+        if model.n_components > lattices.MOST_COMPONENTS:
             return found
         settled = quadrature.settle(model, x)
         u = quadrature.nested_points(model.n_components, settled.n_points)
@@ -294,10 +301,6 @@ class EncoderQueries(TransformerMixin):
         if self._atlas is not None:
             return [self._atlas]
         return quadrature.charts(self._model, self._cube, n_at_once=self._model.n_decoded)
-
-    def _table_bytes(self, X, n_points):
-        """Working memory of a row: its part of the table, and of the data."""
-        return (n_points + 3 * X.shape[1]) * X.itemsize
 
     def _by_quadrature(self, X, return_std):
         """log p(x) over the lattice that a fit found fine enough, and its standard error."""

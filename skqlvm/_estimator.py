@@ -192,11 +192,6 @@ class LatentEstimator(
         return embedding
 
     @property
-    def decoder_(self):
-        """The fitted decoder, a torch module."""
-        return self._model.decoder
-
-    @property
     def likelihood_(self):
         """The fitted observation model."""
         return self._model.likelihood
@@ -327,6 +322,10 @@ class LatentEstimator(
     def _chunks(self, X, row_bytes=None):
         row_bytes = 16 * self.n_features_in_ if row_bytes is None else row_bytes
         return Chunks(X, self._model.like.device, max(1, _CHUNK_BYTES // row_bytes))
+
+    def _table_bytes(self, X, n_points):
+        """Working memory of a row: its part of the table, and of the data."""
+        return (n_points + 3 * X.shape[1]) * X.itemsize
 
     def _points(self, Z, n_columns, what="inverse_transform"):
         """Return latent points that a user gives as an array of floats."""

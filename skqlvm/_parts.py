@@ -54,18 +54,23 @@ def harmonic_order(order, n_components, n_rows):
     return networks.largest_order(n_components, n_harmonics, _HIGHEST_ORDER)
 
 
-def build_likelihood(estimator, n_features):
-    """Return the observation model that `estimator.likelihood` names or makes, not yet started."""
+def build_likelihood(estimator, n_features, *, tabulated):
+    """Return the observation model that `estimator.likelihood` names or makes, not yet started.
+
+    One that is `tabulated`, over a lattice, has to be an exponential family.
+    """
     value = estimator.likelihood
     if not callable(value):
         family = LIKELIHOODS[value]
         taken = {name: getattr(estimator, name) for name in family.parameters_taken}
         return family(n_features, **taken)
     likelihood = _called("likelihood", value, {"n_features": n_features})
-    if not isinstance(likelihood, likelihoods.Likelihood):
+    kind = likelihoods.ExponentialFamily if tabulated else likelihoods.Likelihood
+    if not isinstance(likelihood, kind):
+        remedy = "Subclass it: a lattice needs its table." if tabulated else "Subclass it."
         raise TypeError(
-            "likelihood expects a factory of skqlvm.engine.likelihoods.Likelihood, but it made "
-            f"{likelihood!r}."
+            f"likelihood expects a factory of skqlvm.engine.likelihoods.{kind.__name__}, but it "
+            f"made {likelihood!r}. {remedy}"
         )
     if likelihood.n_features != n_features:
         raise ValueError(

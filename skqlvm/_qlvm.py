@@ -280,7 +280,7 @@ class QLVMEmbedding(LatentEstimator):
         """
         X = self._queried(X)
         with own_settings(gradients=False):
-            rows = self._chunks(X, self._table_bytes(X))
+            rows = self._chunks(X, self._table_bytes(X, len(self.lattice_)))
             nats = quadrature.log_marginal(self._model, [self._atlas], rows).numpy()
             if not return_std:
                 return checked_finite(nats)
@@ -307,6 +307,11 @@ class QLVMEmbedding(LatentEstimator):
         return np.asarray(names, dtype=object)
 
     @property
+    def decoder_(self):
+        """The fitted decoder, a torch module."""
+        return self._model.decoder
+
+    @property
     def latent_period_(self):
         """Period of the columns that `transform` returns: 1 for turns, else None."""
         return 1.0 if self.output == "turns" else None
@@ -319,10 +324,6 @@ class QLVMEmbedding(LatentEstimator):
     def _n_features_out(self):
         _readouts.check(self)
         return _readouts.n_columns(self.output, self._model.n_components, self._order)
-
-    def _table_bytes(self, X):
-        """Working memory of a row: its part of the table, and of the data."""
-        return (len(self.lattice_) + 3 * X.shape[1]) * X.itemsize
 
     def _embedded(self, X, output):
         X = self._queried(X)
@@ -340,11 +341,11 @@ class QLVMEmbedding(LatentEstimator):
             log_w = self._atlas.relative(self.likelihood_, x)
             return function(log_w, self._atlas.points.to(log_w))
 
-        return self._over_rows(X, of_rows, self._table_bytes(X))
+        return self._over_rows(X, of_rows, self._table_bytes(X, len(self.lattice_)))
 
     def _check_parameters(self):
         self._check_shared_parameters()
-        if self.n_components > 3:
+        if self.n_components > lattices.MOST_COMPONENTS:
             raise ValueError(
                 f"n_components expects 1, 2 or 3, but got {self.n_components}: the points that a "
                 "lattice needs grow exponentially with its dimension. Use VAEEmbedding for more "
@@ -359,7 +360,7 @@ class QLVMEmbedding(LatentEstimator):
     def _build(self, n_features, n_rows, randomness):
         n_components = int(self.n_components)
         order = _parts.harmonic_order(self.harmonic_order, n_components, n_rows)
-        likelihood = _parts.build_likelihood(self, n_features)
+        likelihood = _parts.build_likelihood(self, n_features, tabulated=True)
         decoder = _parts.build_decoder(self, likelihood.n_outputs, order, randomness)
         return models.Model(n_components, _parts.PRIORS["torus"], decoder, likelihood, order)
 

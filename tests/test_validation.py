@@ -342,6 +342,37 @@ SMALL = {"hidden_layer_sizes": (5,), "max_iter": 1, "random_state": 0}
 ENCODER_MODELS = [VAEEmbedding, IWAEEmbedding]
 
 
+class Laplace(likelihoods.Likelihood):
+    """A likelihood that is no exponential family in its location."""
+
+    def terms(self, x, mask=None):
+        return likelihoods.Terms(x, x.new_zeros(len(x)))
+
+    def paired(self, terms, outputs):
+        distances = (terms.statistics.to(outputs)[:, None] - outputs).abs().sum(-1)
+        return -distances - self.n_features * np.log(2)
+
+    def mean(self, outputs):
+        return outputs
+
+
+@pytest.mark.parametrize("kind", [QLVMEmbedding, *ENCODER_MODELS])
+@pytest.mark.parametrize("k", [1, 3])
+def test_likelihood_without_a_table_is_refused_where_a_lattice_needs_it(kind, k, X):
+    model = kind(k, **SMALL, decoder=Untouchable, likelihood=Laplace)
+    message = r"likelihood expects a factory of .*ExponentialFamily, but it made Laplace\(\)\. Sub"
+    with pytest.raises(TypeError, match=message):
+        model.fit(X)
+    assert not [name for name in vars(model) if name.endswith("_")]
+
+
+@pytest.mark.parametrize("kind", ENCODER_MODELS)
+def test_likelihood_without_a_table_serves_where_there_is_no_lattice(kind, X):
+    model = kind(4, **SMALL, likelihood=Laplace).fit(X)
+    assert np.isfinite(model.score_samples(X, n_importance_samples=7)).all()
+    assert model.reconstruct(X).shape == X.shape
+
+
 @pytest.mark.parametrize("kind", ENCODER_MODELS)
 @pytest.mark.parametrize(
     ("parameters", "error", "message"),

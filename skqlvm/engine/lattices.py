@@ -17,6 +17,9 @@ from . import torus
 
 _EXTENSIBLE = (1, 364981, 245389)
 
+MOST_COMPONENTS = len(_EXTENSIBLE)
+"""Dimensions up to which a lattice of affordable size is fine enough for a marginal likelihood."""
+
 _SEARCH_BUDGET = 200_000_000
 """Kernel evaluations that a search for a multiplier may spend (a few seconds)."""
 
@@ -138,7 +141,7 @@ def nested(n_components: int, n_points: int) -> Tensor:
     ValueError
         If there are too many dimensions or points, or these are no power of two.
     """
-    if n_components > len(_EXTENSIBLE):
+    if n_components > MOST_COMPONENTS:
         raise ValueError(f"n_components expects 1, 2 or 3, but got {n_components}.")
     if n_points < 1 or n_points & (n_points - 1) or n_points > 2**20:
         raise ValueError(f"n_points expects a power of two up to 2^20, but got {n_points}.")
