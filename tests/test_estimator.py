@@ -15,7 +15,7 @@ from sklearn.model_selection import GridSearchCV
 from torch import nn
 
 from skqlvm import IWAEEmbedding, LatentSampler, QLVMEmbedding, VAEEmbedding
-from skqlvm.engine import lattices, likelihoods, networks, posteriors
+from skqlvm.engine import lattices, likelihoods, networks, posteriors, training
 
 pytestmark = pytest.mark.filterwarnings("ignore:The posterior of a typical row:UserWarning")
 
@@ -430,3 +430,33 @@ def test_harmonic_order_may_change_what_moments_are_returned(X):
     assert model.set_params(harmonic_order=1).transform(X).shape == (101, 4)
     with pytest.raises(ValueError, match="harmonic_order expects an integer"):
         model.set_params(harmonic_order=0).transform(X)
+
+
+def interrupt_the_first_step(monkeypatch):
+    def interrupt(run):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training._Run, "step", interrupt)
+
+
+@all_classes
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_interrupt_in_the_first_step_leaves_no_model(kind, method, X, monkeypatch):
+    interrupt_the_first_step(monkeypatch)
+    model = tiny(kind)
+    with pytest.raises(KeyboardInterrupt):
+        getattr(model, method)(X)
+    assert not [name for name in vars(model) if name.endswith("_")]
+
+
+@all_classes
+def test_interrupt_in_the_first_step_of_another_pass_does_not_count_it(kind, X, monkeypatch):
+    model = tiny(kind).partial_fit(X)
+    before = model.score_samples(X)
+    with monkeypatch.context() as patch:
+        interrupt_the_first_step(patch)
+        with pytest.raises(KeyboardInterrupt):
+            model.partial_fit(X)
+    assert model.n_iter_ == 1
+    np.testing.assert_array_equal(model.score_samples(X), before)
+    assert model.partial_fit(X).n_iter_ == 2
