@@ -91,6 +91,19 @@ def test_page_on_architecture_lists_every_module():
     assert not [path.name for path in FILES if path.name not in layout]
 
 
+def test_modules_of_the_walk_exist_and_are_in_reach_of_the_estimator():
+    """The walk is through QLVMEmbedding, along the arrows."""
+    page = (ROOT.parent / "doc" / "architecture.rst").read_text(encoding="utf-8")
+    walk = page[page.index("\nA walk") : page.index("\nLayout\n")]
+    named = set(re.findall(r"(?<![\w.])(?:_[a-z]\w*|engine\.\w+)", walk))
+    arrows, reached, new = arrows_drawn(), set(), {"_qlvm"}
+    while new:
+        reached |= new
+        new = set().union(*(arrows.get(name, set()) for name in new)) - reached
+    assert {"_estimator", "_rows", "engine.likelihoods", "engine.atlas", "_readouts"} <= named
+    assert named <= reached & {short(name_of(path)) for path in FILES}
+
+
 @pytest.mark.parametrize("path", TORCH_FREE, ids=identify)
 def test_samplers_of_codes_import_no_torch(path):
     """Neither themselves nor by what they import of the package."""
