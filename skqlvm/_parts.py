@@ -1,21 +1,28 @@
 """Parts of a model from what an estimator's parameters name: tables, and factories of one's own."""
 
 import copy
+from functools import partial
 from typing import NamedTuple
 
 import torch
 
 from . import _checks
-from .engine import likelihoods, networks, priors
+from .engine import lattices, likelihoods, models, networks, priors
+from .engine.memory import is_available
 from .engine.randomness import Stream
 
 LIKELIHOODS = likelihoods.FAMILIES
 DECODERS = {"conv": networks.ConvDecoder, "mlp": networks.MLPDecoder}
 ENCODERS = {"conv": networks.ConvEncoder, "mlp": networks.MLPEncoder}
+N_POINTS = {"n_points": {1: 233, 2: 987, 3: 2039}, "n_points_eval": {1: 2584, 2: 6765, 3: 8191}}
 PRIORS = {"normal": priors.StandardNormal(), "torus": priors.UniformTorus()}
 
 SHAPING = ("decoder", "hidden_layer_sizes", "harmonic_order", "image_shape")
 """Parameters of an estimator that shape its decoder."""
+
+_BYTES_OF_OUTPUT = 24
+"""Memory that each number takes which is decoded once for all queries: twice in float32, and twice
+in float64 while directions are sought."""
 
 _HIGHEST_ORDER, _MOST_HARMONICS, _ROWS_PER_HARMONIC = 14, 210, 25
 
@@ -106,6 +113,25 @@ def build_encoder(estimator, n_inputs, n_outputs, randomness):
     return _built("encoder", ENCODERS, sizes, estimator, randomness, {})
 
 
+def build_lattice(estimator, name, model):
+    """Return the lattice whose number of points a parameter of this name gives, in turns.
+
+    Raises
+    ------
+    ValueError
+        If there is no memory for what the model says of so many points.
+    """
+    n_points, n_outputs = getattr(estimator, name), model.likelihood.n_outputs
+    size = N_POINTS[name][model.n_components] if isinstance(n_points, str) else int(n_points)
+    n_bytes = _BYTES_OF_OUTPUT * size * n_outputs
+    if not is_available(n_bytes, model.like.device):
+        raise ValueError(
+            f"{name}={size} expects {n_bytes / 2**30:.3g} GiB of memory, for {n_outputs} numbers a "
+            f"point, but {model.like.device} has not as much. Lower {name}."
+        )
+    return lattices.lattice(model.n_components, size)
+
+
 def draws_globally(model):
     """Whether a part of a model draws from torch's global generators, as dropout does."""
     return any(getattr(part, "draws_globally", False) for part in model.children())
@@ -167,6 +193,9 @@ def _check_module(name, module, n_inputs, n_outputs, stream):
     for n_rows in (2, 3):
         x = torch.zeros((n_rows, n_inputs)).to(next(tried.parameters()))
         _check_outputs(name, _outputs(name, tried, x, stream), x, n_outputs)
+    if name == "encoder":
+        exact = partial(models.evaluate, tried.eval())
+        _outputs(name, exact, torch.zeros((2, n_inputs), dtype=torch.float64), stream)
 
 
 def _outputs(name, module, x, stream):
@@ -177,7 +206,7 @@ def _outputs(name, module, x, stream):
     except Exception as error:
         raise ValueError(
             f"{name} expects modules that map tensors of shape (m, {x.shape[1]}) to tensors, but "
-            f"it failed: {error}"
+            f"it failed for {x.dtype}: {error}"
         ) from error
 
 

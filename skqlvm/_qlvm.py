@@ -10,8 +10,6 @@ from ._rows import as_tensor
 from .engine import lattices, marginal, models, posteriors, quadrature
 from .engine.precision import own_settings
 
-_N_POINTS = {1: 233, 2: 987, 3: 2039}
-_N_POINTS_EVAL = {1: 2584, 2: 6765, 3: 8191}
 _TRAINING_BYTES = 2**30
 _SPARED = {"highest": 2**-24, "medium": 1e-2}
 """Share of all responsibility that the points without a part in the gradient have together."""
@@ -365,7 +363,9 @@ class QLVMEmbedding(LatentEstimator):
         return models.Model(n_components, _parts.PRIORS["torus"], decoder, likelihood, order)
 
     def _objective(self, model, fit):
-        points, rows = self._lattice(model, self.n_points, _N_POINTS), fit.some(fit.batch_size)
+        # the evaluation lattice, too: one that does not fit is refused before training
+        points, _ = (_parts.build_lattice(self, name, model) for name in _parts.N_POINTS)
+        rows = fit.some(fit.batch_size)
         spared = _SPARED[self.matmul_precision] if _parts.is_pointwise(model.decoder) else None
         bound = marginal.LatticeBound(model, points, rows, n_bytes=_TRAINING_BYTES, spared=spared)
         model.n_decoded = min(models.Model.n_decoded, bound.n_at_once)
@@ -379,7 +379,7 @@ class QLVMEmbedding(LatentEstimator):
 
     def _finish(self, model, x):
         """Decode the evaluation lattice; warn if the posteriors of some rows are finer than it."""
-        points = self._lattice(model, self.n_points_eval, _N_POINTS_EVAL)
+        points = _parts.build_lattice(self, "n_points_eval", model)
         [atlas] = quadrature.charts(model, points, factored=True)
         weights = posteriors.responsibilities(atlas.relative(model.likelihood, x))
         effective = float(posteriors.effective_points(weights).median())
@@ -391,8 +391,3 @@ class QLVMEmbedding(LatentEstimator):
             "harmonic_order_": model.harmonic_order,
             "_atlas": atlas,
         }
-
-    @staticmethod
-    def _lattice(model, n_points, defaults):
-        size = defaults[model.n_components] if isinstance(n_points, str) else int(n_points)
-        return lattices.lattice(model.n_components, size)

@@ -312,7 +312,7 @@ def test_decoder_that_fails_is_named(X):
     with pytest.raises(
         ValueError,
         match=r"decoder expects modules that map tensors of shape \(m, 2\) to tensors, but it "
-        r"failed",
+        r"failed for torch.float32: ",
     ):
         QLVMEmbedding(**{**TINY, "decoder": lambda k, d: nn.Linear(5, d)}).fit(X)
 

@@ -8,6 +8,15 @@ import torch
 from torch import Tensor
 
 
+def is_available(n_bytes: int, device: torch.device) -> bool:
+    """Whether a device hands out so much memory; none of it is touched."""
+    try:
+        torch.empty(n_bytes, dtype=torch.uint8, device=device)
+    except (RuntimeError, TypeError, OverflowError):
+        return False
+    return True
+
+
 def affordable_points(table: Callable[[Tensor], Tensor], points: Tensor, n_bytes: int) -> int:
     """Return how many points may be decoded at once for their graph to stay within `n_bytes`.
 

@@ -184,11 +184,7 @@ class EncoderModel(Model):
         if self.training:
             outputs = self.encoder(inputs.to(next(self.encoder.parameters())))
         else:
-            weights = {
-                name: value.to(x) if value.is_floating_point() else value
-                for name, value in self.encoder.state_dict().items()
-            }
-            outputs = torch.func.functional_call(self.encoder, weights, inputs)
+            outputs = evaluate(self.encoder, inputs)
         return proposal(self.covariance_type, outputs, self.n_components, wrapped=self.wrapped)
 
     def draw(
@@ -216,3 +212,13 @@ class EncoderModel(Model):
         parts = z.split(self.n_decoded, 1)
         pairs = [self.likelihood.paired(terms, self.outputs(part).to(z)) for part in parts]
         return Draws(q, z, torch.cat(pairs, 1), terms.base)
+
+
+def evaluate(module: nn.Module, x: Tensor) -> Tensor:
+    """Apply a module to x in the precision of x, whatever that of its parameters."""
+    weights = {
+        name: value.to(x) if value.is_floating_point() else value
+        for name, value in module.state_dict().items()
+    }
+    outputs: Tensor = torch.func.functional_call(module, weights, x)
+    return outputs
