@@ -5,6 +5,7 @@ import inspect
 import pickle
 import re
 import threading
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,8 @@ from sklearn.model_selection import GridSearchCV
 from torch import nn
 
 from skqlvm import IWAEEmbedding, LatentSampler, QLVMEmbedding, VAEEmbedding
-from skqlvm.engine import lattices, likelihoods, networks, posteriors, training
+from skqlvm._fitting import Fit
+from skqlvm.engine import lattices, likelihoods, networks, posteriors, quadrature, training
 
 pytestmark = pytest.mark.filterwarnings("ignore:The posterior of a typical row:UserWarning")
 
@@ -138,7 +140,8 @@ class Odd(nn.Module):
     def __init__(self, d, how):
         super().__init__()
         dtype = {"complex": torch.complex64, "half": torch.float16}.get(how, torch.float32)
-        self.layer, self.how = nn.Linear(2, d, dtype=dtype), how
+        device = "meta" if how == "meta" else "cpu"
+        self.layer, self.how = nn.Linear(2, d, dtype=dtype, device=device), how
 
     def forward(self, z):
         if self.how == "in place":
@@ -156,6 +159,7 @@ class Odd(nn.Module):
     [
         ("complex", TypeError, "float32 or float64 parameters, but layer.weight is .*complex64"),
         ("half", TypeError, "float32 or float64 parameters, but layer.weight is .*float16"),
+        ("meta", TypeError, "float32 or float64 parameters, but layer.weight is a meta tensor"),
         ("in place", ValueError, "but it changes them in place"),
         ("detached", ValueError, "but they are detached"),
         ("first rows", ValueError, r"maps? \(3, 2\) to \(3, 5\), but the output is \(2, 5\)"),
@@ -403,25 +407,41 @@ def test_partial_fit_steps_by_a_quarter(X):
 
 
 def _randomness(model, X):
-    from skqlvm._fitting import Fit
-
     return Fit.of(model, X, 0.0).randomness
 
 
-def test_coarse_warning_is_by_the_median_row(X, monkeypatch):
-    effective = torch.tensor([1.0, 1.0, 1.0, 500.0, 500.0])
-    monkeypatch.setattr(posteriors, "effective_points", lambda weights: effective)
-    with pytest.warns(UserWarning, match=r"rests on 1.0 of the 55 points .* off by \S+ nats"):
+@pytest.mark.parametrize(
+    ("effective", "said"),
+    [([1.0, 1.0, 1.0, 500.0, 500.0], "1.0"), ([1.0, 1.1, 1.1, 1.3, 5.0], "1.1")],
+)
+def test_coarse_warning_is_once_by_the_median_row(effective, said, X, monkeypatch):
+    errors = torch.tensor([1.0, 2.0, 3.0, 400.0, 500.0])
+    monkeypatch.setattr(posteriors, "effective_points", lambda weights: torch.tensor(effective))
+    monkeypatch.setattr(quadrature, "standard_error", lambda *_: errors)
+    with pytest.warns(UserWarning, match="rests on") as caught:
+        tiny().fit(X)
+    [text] = [text for text in map(str, (one.message for one in caught)) if "rests on" in text]
+    assert f"rests on {said} of the 55 points" in text
+    assert "off by 3 nats" in text
+
+
+@pytest.mark.parametrize("effective", [[1.0, 1.0, 5.0, 5.0, 5.0], [1.0, 1.0, 1.25, 1.3, 500.0]])
+def test_rows_that_are_not_typical_do_not_warn(effective, X, monkeypatch):
+    monkeypatch.setattr(posteriors, "effective_points", lambda weights: torch.tensor(effective))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "The posterior of a typical row")
         tiny().fit(X)
 
 
-def test_held_out_rows_have_a_cap(monkeypatch, X):
-    from skqlvm._fitting import Fit
-
-    monkeypatch.setattr("skqlvm._fitting._LARGEST_VALIDATION", 7)
-    fit = Fit.of(tiny(), X, 0.5)
-    assert (len(fit.held_out), len(fit.trained)) == (7, 94)
-    assert sorted([*fit.held_out.tolist(), *fit.trained.tolist()]) == list(range(101))
+@pytest.mark.parametrize(
+    ("n_rows", "fraction", "n_held_out"),
+    [(25_000, 0.1, 2000), (25_000, 0.9, 2000), (1009, 0.1, 101), (11, 0.99, 10), (41, 0.1, 0)],
+)
+def test_held_out_rows_are_a_fraction_within_limits(n_rows, fraction, n_held_out):
+    """At most 2000, all but one, and none where they would be fewer than five."""
+    fit = Fit.of(tiny(), np.broadcast_to(np.zeros(2), (n_rows, 2)), fraction)
+    assert (len(fit.held_out), len(fit.trained)) == (n_held_out, n_rows - n_held_out)
+    assert sorted([*fit.held_out.tolist(), *fit.trained.tolist()]) == list(range(n_rows))
 
 
 def test_harmonic_order_may_change_what_moments_are_returned(X):

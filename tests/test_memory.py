@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from skqlvm.engine.memory import affordable_points
+from skqlvm.engine.memory import affordable_points, is_available
 
 N_ROWS, N_FEATURES = 7, 5
 
@@ -27,6 +27,13 @@ def test_points_are_as_many_as_their_activations_leave_room_for(table, n_points,
         expected = min(n_points, affordable)
         assert affordable_points(table, points, affordable * kept) == expected
         assert affordable_points(table, points, (affordable + 1) * kept - 1) == expected
+
+
+def test_memory_is_available_within_reason(device):
+    """2^60 bytes exceed what a process can address, and 2^90 what a number of bytes may be."""
+    sizes = (1, 2**20, 2**60, 2**90)
+    found = [is_available(n_bytes, torch.device(device)) for n_bytes in sizes]
+    assert found == [True, True, False, False]
 
 
 def test_one_point_is_always_affordable(table):

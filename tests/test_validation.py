@@ -308,6 +308,18 @@ def test_likelihood_factory_is_checked_before_training(X):
         QLVMEmbedding(**TINY, likelihood=lambda d: likelihoods.Gaussian(7)).fit(X)
 
 
+@pytest.mark.parametrize("name", ["n_points", "n_points_eval"])
+def test_lattice_that_does_not_fit_is_refused_before_training(name, X, monkeypatch):
+    """10^15 points of 3 numbers, of 24 bytes each."""
+    message = rf"{name}=1000000000000000 expects 6.71e\+07 GiB of memory, for 3 .* Lower {name}\."
+    model = QLVMEmbedding(**{**TINY, "decoder": nn.Linear, name: 10**15})
+    monkeypatch.setattr("skqlvm.engine.training.train", None)
+    for fit in (model.fit, model.partial_fit):
+        with pytest.raises(ValueError, match=message):
+            fit(X)
+    assert not [name for name in vars(model) if name.endswith("_")]
+
+
 def test_decoder_that_fails_is_named(X):
     with pytest.raises(
         ValueError,
@@ -505,6 +517,13 @@ def test_bad_objective_is_refused_before_training(model, error, message, X):
     assert not [name for name in vars(model) if name.endswith("_")]
 
 
+class Single(nn.Linear):
+    """An encoder that computes in float32 whatever it is given."""
+
+    def forward(self, x):
+        return super().forward(x.float())
+
+
 @pytest.mark.parametrize("kind", ENCODER_MODELS)
 @pytest.mark.parametrize(
     ("encoder", "error", "message"),
@@ -529,6 +548,11 @@ def test_bad_objective_is_refused_before_training(model, error, message, X):
             lambda d, o: nn.Linear(5, o),
             ValueError,
             r"encoder expects modules that map tensors of shape \(m, 3\) to tensors, but it failed",
+        ),
+        (
+            Single,
+            ValueError,
+            r"encoder expects modules that map .* but it failed for torch.float64: ",
         ),
     ],
 )
