@@ -5,6 +5,7 @@ from math import pi
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -480,6 +481,22 @@ def test_layers_round_in_training_only_and_only_if_allowed(kind, z):
     assert torch.equal(decoder.train()(x), exact) != multiplies
     networks.allow_bfloat16(decoder, False)
     assert torch.equal(decoder(x), exact)
+
+
+@pytest.mark.parametrize("name", ["mlp", "conv"])
+def test_last_layer_of_an_encoder_rounds_nothing(name, generator, monkeypatch):
+    """Its inputs are rounded, as the layers before it are; on any processor, natively or not."""
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda device: True)
+    encoder, seen = ENCODERS[name](), []
+    last = encoder.end.output if name == "conv" else encoder.output
+    last.register_forward_hook(lambda layer, inputs, output: seen.append((*inputs, output)))
+    networks.allow_bfloat16(encoder.float().train(), True)
+    result = encoder(torch.randn(7, 30, generator=generator))
+    [(features, output)] = seen
+    assert features.dtype == result.dtype == torch.float32
+    assert torch.equal(features, features.bfloat16().float())
+    assert torch.equal(result, output)
+    assert torch.equal(result, F.linear(features, last.weight, last.bias))
 
 
 PARTS = [

@@ -248,6 +248,14 @@ def test_local_mean_equals_loop_over_distances(k, m, radius, seed):
     )
 
 
+def test_local_mean_counts_what_is_within_six_hundredths_of_a_turn():
+    """Of 100 points on a circle those at 0, 0.05 and 0.07 have mass: 2, 1 and 1."""
+    points = lattices.lattice(1, 100)
+    log_w = torch.full((1, 100), -torch.inf, dtype=torch.float64)
+    log_w[0, [0, 5, 7]] = torch.tensor([2.0, 1, 1], dtype=torch.float64).log()
+    assert posteriors.local_mean(log_w, points).item() == pytest.approx(0.05 / 3, abs=1e-12)
+
+
 def test_local_mean_that_crosses_the_seam_stays_below_one():
     """The peak is at 0.99; the mean of 0.99, 0.01 and 0.02 is beyond the seam."""
     points = lattices.lattice(1, 100)

@@ -224,6 +224,22 @@ def test_validation_sees_no_graph():
     assert torch.is_grad_enabled()
 
 
+def test_module_trains_in_steps_and_is_evaluated_in_validations():
+    point, modes = Point(), []
+
+    def loss(rows):
+        modes.append(("step", point.training))
+        return point.w.sum()
+
+    def validation():
+        modes.append(("validation", point.training))
+        return point.w.sum()
+
+    train(point, how(n_steps=10), loss=loss, validation_loss=validation)
+    assert modes == 2 * (5 * [("step", True)] + [("validation", False)])
+    assert point.training
+
+
 # trouble
 
 
