@@ -22,7 +22,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from . import _checks, _fitting, _parts
 from ._rows import Chunks, random_seed
 from ._transactions import all_or_nothing
-from .engine import training
+from .engine import optimizers, training
 from .engine.precision import own_settings
 
 PRECISIONS = ("highest", "medium")
@@ -51,6 +51,7 @@ class LatentEstimator(
     _auto_steps, _auto_passes = (500, 2500), 50
     """Budget of a fit whose max_iter is "auto": so many passes, within limits of steps."""
 
+    _auto_batch_sizes, _optimizer = (128,), staticmethod(optimizers.adam)
     _validation_rows = 2000
     """Held-out rows whose bound is computed at a time."""
 
@@ -214,10 +215,11 @@ class LatentEstimator(
     def _check_shared_parameters(self):
         _checks.check_integer("n_components", self.n_components)
         _checks.check_integer("max_iter", self.max_iter, alternative="auto")
-        _checks.check_integer("batch_size", self.batch_size)
+        _checks.check_integer("batch_size", self.batch_size, alternative="auto")
         verbose = int(self.verbose) if isinstance(self.verbose, bool) else self.verbose
         _checks.check_integer("verbose", verbose, minimum=0)
-        _checks.check_number("learning_rate", self.learning_rate, open_minimum=True)
+        if not (isinstance(self.learning_rate, str) and self.learning_rate == "auto"):
+            _checks.check_number("learning_rate", self.learning_rate, open_minimum=True)
         _checks.check_number("validation_fraction", self.validation_fraction, below=1.0)
         if self.n_iter_no_change is not None:
             _checks.check_integer("n_iter_no_change", self.n_iter_no_change)
@@ -259,7 +261,7 @@ class LatentEstimator(
             except FloatingPointError as error:
                 raise FloatingPointError(
                     f"Training diverged: {error}. Lower learning_rate (it is "
-                    f"{self.learning_rate:g}) or standardise X."
+                    f"{self.learning_rate}) or standardise X."
                 ) from error
 
     def _model_for(self, X, fit, *, anew):
@@ -280,7 +282,7 @@ class LatentEstimator(
     def _state_to_continue(self):
         """Return the state of training that a pass over further rows starts from."""
         state = getattr(self, "_training_state", None)
-        return training.State() if state is None else copy.deepcopy(state).for_other_rows()
+        return training.State() if state is None else copy.deepcopy(state).leave_rows()
 
     def _architecture(self):
         """What the model is shaped by."""

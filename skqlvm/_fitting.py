@@ -1,7 +1,8 @@
 """A fit, from rows to a trained model: what is held out, how long, what an interrupt keeps."""
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
 
 import torch
@@ -12,10 +13,16 @@ from ._rows import Rows, random_seed, resolve_device
 from .engine import optimizers, training
 from .engine.randomness import Stream
 
-_RECORDS = 60
+_RECORDS = 24
+_LEARNING_RATE = 4e-3
+"""Largest step size for batches of 128 rows."""
+
 _LARGEST_VALIDATION = 2_000
 _FEWEST_FOR_PATIENCE = 100
 """Held-out rows from which on their loss is steady enough to stop a training by."""
+
+_JOINED = 0.75
+"""Fraction of a training from which on held-out rows are trained on, if all went well till then."""
 
 _FEWEST_STEPS = 100
 _FEWEST_HELD_OUT = 5
@@ -38,6 +45,7 @@ class Fit:
     n_prior_rows : float
         Rows that the prior of the likelihood's own parameters counts as.
     batch_size : int
+    learning_rate : float
     generator : torch.Generator
         Of batches, shifts and noise.
     randomness : _parts.Randomness
@@ -49,6 +57,7 @@ class Fit:
     held_out: torch.Tensor
     n_prior_rows: float
     batch_size: int
+    learning_rate: float
     generator: torch.Generator
     randomness: _parts.Randomness
 
@@ -61,12 +70,14 @@ class Fit:
         n_wanted = min(round(validation_fraction * len(X)), _LARGEST_VALIDATION, len(X) - 1)
         n_held_out = n_wanted if n_wanted >= _FEWEST_HELD_OUT else 0
         weights, stream = torch.Generator().manual_seed(seed), Stream(seed, device)
+        batch_size = _batch_size(estimator, len(X) - n_held_out)
         return cls(
             rows=Rows(X, device),
             trained=order[n_held_out:],
             held_out=order[:n_held_out],
             n_prior_rows=_PRIOR_ROWS / (1 + n_held_out) ** 2,
-            batch_size=int(estimator.batch_size),
+            batch_size=batch_size,
+            learning_rate=_learning_rate(estimator.learning_rate, batch_size),
             generator=generator,
             randomness=_parts.Randomness(weights, stream),
         )
@@ -80,12 +91,32 @@ class Fit:
         """Return so many rows, held-out ones first."""
         return self.rows.batch(torch.cat([self.held_out, self.trained])[:n_rows]).x
 
+    def joined(self):
+        """Return the fit with the held-out rows among those that are trained on."""
+        nothing = self.held_out[:0]
+        return replace(self, trained=torch.cat([self.trained, self.held_out]), held_out=nothing)
+
     def validation(self, objective, n_rows):
         """Return the function of nats of held-out rows, some at a time; None without any."""
         if not len(self.held_out):
             return None
         batches = [self.rows.batch(part) for part in self.held_out.split(n_rows)]
         return lambda: torch.cat([objective(batch, None) for batch in batches])
+
+
+def _batch_size(estimator, n_rows):
+    """Rows a step; "auto" is the largest of which a pass has ten, or the smallest there is."""
+    if not isinstance(estimator.batch_size, str):
+        return int(estimator.batch_size)
+    smallest, *larger = estimator._auto_batch_sizes
+    return max((size for size in larger if 10 * size <= n_rows), default=smallest)
+
+
+def _learning_rate(value, batch_size):
+    """Largest step size; "auto" grows with the batch, up to a limit."""
+    if not isinstance(value, str):
+        return float(value)
+    return _LEARNING_RATE * min(max(batch_size / 128, 1.0), 2.5)
 
 
 def annealed(estimator, fit, n_steps):
@@ -95,8 +126,8 @@ def annealed(estimator, fit, n_steps):
         patience = None
     return training.Settings(
         n_steps=n_steps,
-        schedule=optimizers.one_cycle(float(estimator.learning_rate), n_steps),
-        optimizer=optimizers.adam,
+        schedule=optimizers.one_cycle(fit.learning_rate, n_steps),
+        optimizer=estimator._optimizer,
         batch_size=fit.batch_size,
         steps_per_record=max(1, round(n_steps / _RECORDS)),
         patience=None if patience is None else int(patience),
@@ -107,8 +138,8 @@ def one_pass(estimator, fit, state):
     """Return how to train for one more pass."""
     return training.Settings(
         n_steps=state.step + fit.n_batches,
-        schedule=optimizers.constant(float(estimator.learning_rate) / 4),
-        optimizer=optimizers.adam,
+        schedule=optimizers.constant(fit.learning_rate / 4),
+        optimizer=estimator._optimizer,
         batch_size=fit.batch_size,
         steps_per_record=max(1, round(fit.n_batches / _RECORDS)),
     )
@@ -130,32 +161,35 @@ def train(estimator, model, fit, settings, state, *, worth_keeping, before_step=
         Whether what was reached at an interrupt, by the state, should become the fitted model.
     before_step : sequence of callable
     """
-    rows, generator = fit.rows, fit.generator
-    model.to(rows.device).train()
+    model.to(fit.rows.device).train()
     model.allow_bfloat16(estimator.matmul_precision == "medium")
     stream = fit.randomness.stream if _parts.draws_globally(model) else None
     with nullcontext() if stream is None else stream.lent():
         objective = estimator._objective(model, fit)
-    n_rows = len(fit.trained)
-
-    def nats(index):
-        prior = model.likelihood.log_prior() * (fit.n_prior_rows / n_rows)
-        return objective(rows.batch(fit.trained[index]), generator) + prior.to(rows.device)
-
     with Progress(settings.n_steps, estimator.verbose, type(estimator).__name__) as progress:
-        try:
+
+        def run(fit, stop_at=None):
             training.train(
                 model,
-                nats,
-                n_rows,
+                partial(_nats, model, fit, objective),
+                len(fit.trained),
                 settings,
-                generator,
+                fit.generator,
                 validation=fit.validation(objective, estimator._validation_rows),
                 before_step=before_step,
                 after_record=[progress],
                 stream=stream,
                 state=state,
+                stop_at=stop_at,
             )
+
+        try:
+            if len(fit.held_out) >= _FEWEST_FOR_PATIENCE:
+                run(fit, stop_at=round(_JOINED * settings.n_steps))
+                if state.records_since_best <= 1 and not state.exhausted(settings.patience):
+                    fit = fit.joined()
+                    state.leave_rows()
+            run(fit)
         except KeyboardInterrupt as interrupt:
             if not worth_keeping(state):
                 raise
@@ -164,6 +198,13 @@ def train(estimator, model, fit, settings, state, *, worth_keeping, before_step=
             interrupt.args = (f"Training was interrupted at {reached}; the {kept} are kept.",)
             return interrupt
     return None
+
+
+def _nats(model, fit, objective, index):
+    """The bound of trained rows by their numbers, and their shares of the likelihood's prior."""
+    prior = model.likelihood.log_prior() * (fit.n_prior_rows / len(fit.trained))
+    nats = objective(fit.rows.batch(fit.trained[index]), fit.generator)
+    return nats + prior.to(fit.rows.device)
 
 
 def falls_still(history):

@@ -14,7 +14,12 @@ from .engine.randomness import Stream
 LIKELIHOODS = likelihoods.FAMILIES
 DECODERS = {"conv": networks.ConvDecoder, "mlp": networks.MLPDecoder}
 ENCODERS = {"conv": networks.ConvEncoder, "mlp": networks.MLPEncoder}
-N_POINTS = {"n_points": {1: 233, 2: 987, 3: 2039}, "n_points_eval": {1: 2584, 2: 6765, 3: 8191}}
+N_POINTS = {
+    "n_points": {1: (233,), 2: (610, 1597), 3: (2039,)},
+    "n_points_eval": {1: (2584,), 2: (6765,), 3: (8191,)},
+}
+"""Sizes of lattices by the number of components: early and late in a training, or one for both."""
+
 PRIORS = {"normal": priors.StandardNormal(), "torus": priors.UniformTorus()}
 
 SHAPING = ("decoder", "hidden_layer_sizes", "harmonic_order", "image_shape")
@@ -113,23 +118,24 @@ def build_encoder(estimator, n_inputs, n_outputs, randomness):
     return _built("encoder", ENCODERS, sizes, estimator, randomness, {})
 
 
-def build_lattice(estimator, name, model):
-    """Return the lattice whose number of points a parameter of this name gives, in turns.
+def build_lattices(estimator, name, model):
+    """Return the lattices that a parameter of this name gives, in turns, in the order of their use.
 
     Raises
     ------
     ValueError
         If there is no memory for what the model says of so many points.
     """
-    n_points, n_outputs = getattr(estimator, name), model.likelihood.n_outputs
-    size = N_POINTS[name][model.n_components] if isinstance(n_points, str) else int(n_points)
-    n_bytes = _BYTES_OF_OUTPUT * size * n_outputs
-    if not is_available(n_bytes, model.like.device):
+    value, k = getattr(estimator, name), model.n_components
+    sizes = N_POINTS[name][k] if isinstance(value, str) else (int(value),)
+    n_outputs, device = model.likelihood.n_outputs, model.like.device
+    n_bytes = _BYTES_OF_OUTPUT * max(sizes) * n_outputs
+    if not is_available(n_bytes, device):
         raise ValueError(
-            f"{name}={size} expects {n_bytes / 2**30:.3g} GiB of memory, for {n_outputs} numbers a "
-            f"point, but {model.like.device} has not as much. Lower {name}."
+            f"{name}={max(sizes)} expects {n_bytes / 2**30:.3g} GiB of memory, for {n_outputs} "
+            f"numbers a point, but {device} has not as much. Lower {name}."
         )
-    return lattices.lattice(model.n_components, size)
+    return [lattices.lattice(k, size) for size in sizes]
 
 
 def draws_globally(model):

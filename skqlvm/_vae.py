@@ -76,16 +76,17 @@ class VAEEmbedding(EncoderQueries, LatentEstimator):
     max_iter : int or "auto", default="auto"
         Passes over the data. "auto" is 100 passes, but at least 1000 and at most 10,000 steps of
         the optimiser.
-    batch_size : int, default=128
-        Rows a step.
-    learning_rate : float, default=4e-3
-        Largest step size of the one-cycle schedule.
+    batch_size : int or "auto", default="auto"
+        Rows a step; "auto" is 128.
+    learning_rate : float or "auto", default="auto"
+        Largest step size of the one-cycle schedule; "auto" is 4e-3 for batches of 128 rows, more
+        for larger ones.
     validation_fraction : float, default=0.1
-        Part of the rows (2000 at most) held out to choose the best weights by. 0 trains on
-        everything, keeps the last weights, and draws learned noise towards the data's variance as
-        20 rows would.
-    n_iter_no_change : int or None, default=20
-        Validations without improvement, of which a fit makes about 60, after which training stops,
+        Part of the rows (2000 at most) held out to choose the best weights by; 100 or more of them
+        are trained on in the last quarter of a fit that goes well. 0 trains on everything, keeps
+        the last weights, and draws learned noise towards the data's variance as 20 rows would.
+    n_iter_no_change : int or None, default=12
+        Validations without improvement, of which a fit makes about 24, after which training stops,
         if 100 rows or more are held out.
     matmul_precision : {"medium", "highest"}, default="medium"
         Of the layers of built-in networks while training, as for `QLVMEmbedding`.
@@ -153,10 +154,10 @@ class VAEEmbedding(EncoderQueries, LatentEstimator):
         harmonic_order="auto",
         image_shape=None,
         max_iter="auto",
-        batch_size=128,
-        learning_rate=4e-3,
+        batch_size="auto",
+        learning_rate="auto",
         validation_fraction=0.1,
-        n_iter_no_change=20,
+        n_iter_no_change=12,
         matmul_precision="medium",
         device="auto",
         warm_start=False,
@@ -264,16 +265,17 @@ class IWAEEmbedding(EncoderQueries, LatentEstimator):
     max_iter : int or "auto", default="auto"
         Passes over the data. "auto" is 100 passes, but at least 1000 and at most 10,000 steps of
         the optimiser.
-    batch_size : int, default=128
-        Rows a step.
-    learning_rate : float, default=4e-3
-        Largest step size of the one-cycle schedule.
+    batch_size : int or "auto", default="auto"
+        Rows a step; "auto" is 128.
+    learning_rate : float or "auto", default="auto"
+        Largest step size of the one-cycle schedule; "auto" is 4e-3 for batches of 128 rows, more
+        for larger ones.
     validation_fraction : float, default=0.1
-        Part of the rows (2000 at most) held out to choose the best weights by. 0 trains on
-        everything, keeps the last weights, and draws learned noise towards the data's variance as
-        20 rows would.
-    n_iter_no_change : int or None, default=20
-        Validations without improvement, of which a fit makes about 60, after which training stops,
+        Part of the rows (2000 at most) held out to choose the best weights by; 100 or more of them
+        are trained on in the last quarter of a fit that goes well. 0 trains on everything, keeps
+        the last weights, and draws learned noise towards the data's variance as 20 rows would.
+    n_iter_no_change : int or None, default=12
+        Validations without improvement, of which a fit makes about 24, after which training stops,
         if 100 rows or more are held out.
     matmul_precision : {"medium", "highest"}, default="medium"
         Of the layers of built-in networks while training, as for `QLVMEmbedding`.
@@ -339,10 +341,10 @@ class IWAEEmbedding(EncoderQueries, LatentEstimator):
         harmonic_order="auto",
         image_shape=None,
         max_iter="auto",
-        batch_size=128,
-        learning_rate=4e-3,
+        batch_size="auto",
+        learning_rate="auto",
         validation_fraction=0.1,
-        n_iter_no_change=20,
+        n_iter_no_change=12,
         matmul_precision="medium",
         device="auto",
         warm_start=False,

@@ -31,3 +31,20 @@ def test_adam_steps_by_what_its_groups_are_set_to():
         weight.grad = torch.tensor([10.0, 0.1])
         optimizer.step()
         torch.testing.assert_close(weight.detach(), torch.tensor(expected))
+
+
+def test_decay_shrinks_matrices_by_the_square_of_the_step_size():
+    """Without gradients to speak of, by a loop; biases and the noise stay."""
+    matrix, bias, scalar = (nn.Parameter(torch.ones(shape)) for shape in ((3, 2), (2,), ()))
+    optimizer = optimizers.adam_with_decay({"matrix": matrix, "bias": bias, "scalar": scalar})
+    expected = 1.0
+    for lr in (0.01, 0.004, 0.0):
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        for parameter in (matrix, bias, scalar):
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        expected *= 1 - 30 * lr**2
+        torch.testing.assert_close(matrix.detach(), torch.full((3, 2), expected))
+    assert torch.equal(bias.detach(), torch.ones(2))
+    assert scalar.item() == 1

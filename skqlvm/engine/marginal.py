@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from . import objectives, torus
+from . import lattices, objectives, torus
 from .likelihoods import Terms
 from .memory import affordable_points
 from .models import Model
 from .networks import ConvDecoder, MLPDecoder, TorusBasis
 
 Decode = Callable[[Tensor], Tensor]
+
+_FINE = 0.4
+"""Fraction of a training from which on its lattice is the fine one; chosen on held-out rows."""
 
 
 class ShiftedLattice:
@@ -118,3 +121,43 @@ class LatticeBound:
 
     def _table(self, terms: Terms, decode: Decode) -> Decode:
         return lambda rows: self.model.likelihood.table(terms, decode(rows))
+
+
+class TrainingBound:
+    """The bound on lattices that a training goes over: a coarse one first, then a fine one.
+
+    Early posteriors are broad. Bounds without a shift, by which trainings are compared, are on the
+    last lattice.
+
+    Parameters
+    ----------
+    model : Model
+    points : sequence of Tensor of shape (n_points, n_components)
+        One lattice or two, in turns, float64.
+    x, n_bytes, spared
+        As for `LatticeBound`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        points: Sequence[Tensor],
+        x: Tensor,
+        *,
+        n_bytes: int,
+        spared: float | None,
+    ) -> None:
+        bounds = [LatticeBound(model, z, x, n_bytes=n_bytes, spared=spared) for z in points]
+        self.model, self.coarse, self.fine = model, bounds[0], bounds[-1]
+
+    @property
+    def n_at_once(self) -> int:
+        """Points that may be decoded at once with a graph."""
+        return self.fine.n_at_once
+
+    def __call__(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return the bound of rows x (n, d) under a random shift, or without a generator none."""
+        if generator is None:
+            return self.fine(x)
+        bound = self.coarse if self.model.progress < _FINE else self.fine
+        return bound(x, lattices.random_shift(self.model.n_components, generator))

@@ -83,9 +83,12 @@ class Model(nn.Module):
     ----------
     n_decoded : int
         Points that are decoded at a time, where the caller does not say otherwise.
+    progress : float
+        How far a training of it is, from 0 to 1.
     """
 
     n_decoded = 4096
+    progress = 1.0
 
     def __init__(
         self,
@@ -106,7 +109,8 @@ class Model(nn.Module):
         return next(self.decoder.parameters())
 
     def open(self, fraction: float) -> None:
-        """Open the decoder's harmonics as far as a training that far should, from 0 to 1."""
+        """Note how far a training is, from 0 to 1, and open as many of the decoder's harmonics."""
+        self.progress = fraction
         networks.anneal(self.decoder, fraction)
 
     def allow_bfloat16(self, allowed: bool) -> None:

@@ -10,10 +10,35 @@ from torch import nn
 
 from .training import Schedule
 
+_DECAY = 30.0
+"""At a step size of 1e-2 a step shrinks weights by 0.003; chosen on held-out rows."""
+
 
 def adam(parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
     """Return Adam over parameters; its step size comes from the schedule."""
     return torch.optim.Adam(parameters.values(), lr=0.0, fused=True)
+
+
+class DecayingAdam(torch.optim.AdamW):
+    """Adam that also shrinks weights, in proportion to the square of the step size.
+
+    It is AdamW's decay (Loshchilov and Hutter, arXiv 1711.05101) times the step size: as that is
+    annealed, the gradient has the last word, and what the data determine is not biased.
+    """
+
+    def step(self, closure: Any = None) -> Any:
+        """Take a step; weights shrink by `decay` times the square of its size before it."""
+        for group in self.param_groups:
+            group["weight_decay"] = group["decay"] * group["lr"]
+        return super().step(closure)
+
+
+def adam_with_decay(parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
+    """Return Adam that shrinks matrices; biases, and what else is no matrix, keep their size."""
+    matrices = [parameter for parameter in parameters.values() if parameter.ndim > 1]
+    others = [parameter for parameter in parameters.values() if parameter.ndim <= 1]
+    groups = [{"params": matrices, "decay": _DECAY}, {"params": others, "decay": 0.0}]
+    return DecayingAdam([group for group in groups if group["params"]], lr=0.0, fused=True)
 
 
 def constant(learning_rate: float) -> Schedule:

@@ -105,9 +105,11 @@ class State:
         """Whether as many records as `patience` have passed without a better validation."""
         return patience is not None and self.records_since_best >= patience
 
-    def for_other_rows(self) -> State:
-        """Return the state from which a pass over other rows starts."""
-        return State(**{**vars(self), "order": None, "position": 0, "losses": []})
+    def leave_rows(self) -> State:
+        """Forget the rows, and what was best by some of them: others follow. Return the state."""
+        self.order, self.position, self.losses = None, 0, []
+        self.best_loss, self.best_weights, self.records_since_best = float("inf"), None, 0
+        return self
 
 
 def train(
