@@ -14,6 +14,9 @@ import numpy as np
 from . import __version__, _files, _pictures
 
 _OK, _ELSEWHERE, _BAD_INPUT, _INTERRUPTED = 0, 1, 2, 130
+_LIKELIHOODS = ("bernoulli", "gaussian", "poisson")
+"""Names that QLVMEmbedding takes: here, so that --help need not import torch."""
+
 _FOR_DATA = ("array", "label", "header", "picture", "components")
 _PLOT = 'matplotlib is missing. Install it with: pip install "skqlvm[plot]"'
 _FEWEST_COMPARED, _HELD_OUT = 10, 0.2
@@ -92,9 +95,9 @@ def _parser():
     )
     parser.add_argument(
         "--likelihood",
-        choices=["gaussian", "bernoulli"],
+        choices=_LIKELIHOODS,
         default="gaussian",
-        help="bernoulli needs data in [0, 1]",
+        help="bernoulli needs data in [0, 1], poisson counts",
     )
     parser.add_argument("--n-points", type=int, metavar="N", help="size of the training lattice")
     parser.add_argument("--max-iter", type=int, metavar="N", help="passes over the data, at most")
@@ -314,10 +317,10 @@ def _digits(arguments):
     )
     for name, (nats, accuracy, seconds, _) in zip(("QLVM, 2-D", "PCA, 2-D"), measured, strict=True):
         print(f"{name:<12}{nats:>26.2f}{accuracy:>24.3f}{seconds:>10.1f}")
-    if arguments.likelihood == "bernoulli":
+    if arguments.likelihood != "gaussian":
         print(
-            "\nPCA's nats are a Gaussian density's; those of the Bernoulli are a cross-entropy, "
-            "and do not compare."
+            f"\nPCA's nats are a Gaussian density's; those of --likelihood {arguments.likelihood} "
+            "are none, and do not compare."
         )
     status = _OK
     if _has_matplotlib():
