@@ -39,9 +39,9 @@ class Fit:
         Rows that the prior of the likelihood's own parameters counts as.
     batch_size : int
     generator : torch.Generator
-        Of batches, shifts and noise.
+        Draws batches, shifts and noise.
     randomness : _parts.Randomness
-        Of the parts.
+        Draws what parts start from.
     """
 
     rows: Rows
