@@ -14,9 +14,6 @@ import numpy as np
 from . import __version__, _files, _pictures
 
 _OK, _ELSEWHERE, _BAD_INPUT, _INTERRUPTED = 0, 1, 2, 130
-_LIKELIHOODS = ("bernoulli", "gaussian", "poisson")
-"""Names that QLVMEmbedding takes: here, so that --help need not import torch."""
-
 _FOR_DATA = ("array", "label", "header", "picture", "components")
 _PLOT = 'matplotlib is missing. Install it with: pip install "skqlvm[plot]"'
 _FEWEST_COMPARED, _HELD_OUT = 10, 0.2
@@ -95,9 +92,10 @@ def _parser():
     )
     parser.add_argument(
         "--likelihood",
-        choices=_LIKELIHOODS,
+        metavar="NAME",
         default="gaussian",
-        help="bernoulli needs data in [0, 1], poisson counts",
+        help="gaussian, bernoulli (data in [0, 1]), poisson (counts), or what else QLVMEmbedding "
+        "knows by name",
     )
     parser.add_argument("--n-points", type=int, metavar="N", help="size of the training lattice")
     parser.add_argument("--max-iter", type=int, metavar="N", help="passes over the data, at most")

@@ -53,10 +53,13 @@ def test_help_is_quick_and_names_the_options():
         assert f"--{option}" in done.stdout
 
 
-def test_help_names_the_likelihoods_of_the_engine(capsys):
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    assert f"--likelihood {{{','.join(FAMILIES)}}}" in capsys.readouterr().out
+def test_likelihood_that_is_unknown_is_refused_with_those_of_the_engine(rows, tmp_path, capsys):
+    out = tmp_path / "map.csv"
+    assert run("--data", rows, "--out", out, "--likelihood", "cauchy") == 2
+    said = capsys.readouterr().err
+    assert f"skqlvm: likelihood expects one of {sorted(FAMILIES)}" in said
+    assert "but got 'cauchy'" in said
+    assert not out.exists()
 
 
 def test_version_is_told(capsys):
