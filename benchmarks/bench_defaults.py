@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import measurement
 import numpy as np
+import torch
 from sklearn.datasets import load_wine, make_swiss_roll
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
@@ -21,20 +22,20 @@ from sklearn.preprocessing import StandardScaler
 from skqlvm import IWAEEmbedding, QLVMEmbedding, VAEEmbedding
 from skqlvm._encoder_queries import EncoderQueries
 from skqlvm._estimator import LatentEstimator
-from skqlvm.engine import networks, proposals
+from skqlvm.engine import networks, proposals, torus
 from skqlvm.engine.likelihoods import continuous
 
 CONSTANTS = {
     "decay": (networks, "_DECAY"),
     "introduced": (networks, "_INTRODUCED"),
-    "start": (networks, "_START"),
-    "noise_start": (continuous, "_START"),
+    "start": (networks, "_FIRST_SPREAD"),
+    "noise_start": (continuous, "_FIRST_NOISE"),
     "noise_speed": (continuous, "_SPEED"),
     "auto_passes": (LatentEstimator, "_auto_passes"),
     "auto_steps": (LatentEstimator, "_auto_steps"),
     "encoder_passes": (EncoderQueries, "_auto_passes"),
     "encoder_steps": (EncoderQueries, "_auto_steps"),
-    "posterior_start": (proposals, "_START"),
+    "posterior_start": (proposals, "_FIRST_LOG_VARIANCE"),
 }
 """Constants of the package that are not parameters, by the name used here: an owner and an
 attribute."""
@@ -170,7 +171,7 @@ def data_sets(arguments, seed):
 
 
 def _rings(angles):
-    return np.hstack([np.cos(2 * np.pi * angles), np.sin(2 * np.pi * angles)])
+    return torus.to_circle(torch.from_numpy(angles)).numpy()
 
 
 def _split(x, known, seed, **parameters):

@@ -20,15 +20,15 @@ def main(argv=None):
     arguments = measurement.parser(__doc__, seeds=(0, 1, 2, 3, 4)).parse_args(argv)
     report = measurement.Report(arguments, "digits")
     umap = measurement.umap_class(arguments)
-    results, data = {}, measurement.split_digits(0)
-    QLVMEmbedding(max_iter=1, n_points=5, n_points_eval=1, device=arguments.device).fit(data[0])
-    if umap is not None:
-        _map(umap(), data)
-    for seed in arguments.seeds:
-        data = measurement.split_digits(seed)
+    results, splits = {}, [measurement.split_digits(seed) for seed in arguments.seeds]
+    first = QLVMEmbedding(max_iter=1, n_points=5, n_points_eval=1, device=arguments.device)
+    first.fit(splits[0][0])
+    for seed, data in zip(arguments.seeds, splits, strict=True):
         _collect(results, "QLVM", _qlvm(seed, data, arguments))
         _collect(results, "PCA", _pca(seed, data))
-        if umap is not None:
+    if umap is not None:  # last of all: after it, other libraries have other threads
+        _map(umap(), splits[0])
+        for data in splits:
             _collect(results, "UMAP", _map(umap(), data))
     medians = {
         model: {

@@ -92,9 +92,10 @@ def _parser():
     )
     parser.add_argument(
         "--likelihood",
-        choices=["gaussian", "bernoulli"],
+        metavar="NAME",
         default="gaussian",
-        help="bernoulli needs data in [0, 1]",
+        help="gaussian, bernoulli (data in [0, 1]), poisson (counts), or what else QLVMEmbedding "
+        "knows by name",
     )
     parser.add_argument("--n-points", type=int, metavar="N", help="size of the training lattice")
     parser.add_argument("--max-iter", type=int, metavar="N", help="passes over the data, at most")
@@ -314,10 +315,10 @@ def _digits(arguments):
     )
     for name, (nats, accuracy, seconds, _) in zip(("QLVM, 2-D", "PCA, 2-D"), measured, strict=True):
         print(f"{name:<12}{nats:>26.2f}{accuracy:>24.3f}{seconds:>10.1f}")
-    if arguments.likelihood == "bernoulli":
+    if arguments.likelihood != "gaussian":
         print(
-            "\nPCA's nats are a Gaussian density's; those of the Bernoulli are a cross-entropy, "
-            "and do not compare."
+            f"\nPCA's nats are a Gaussian density's; those of --likelihood {arguments.likelihood} "
+            "are none, and do not compare."
         )
     status = _OK
     if _has_matplotlib():

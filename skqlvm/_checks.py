@@ -133,7 +133,7 @@ def warn_if_coarse(effective, n_points, error):
         Points that a typical posterior rests on.
     n_points : int
     error : float
-        Of a typical score, in nats.
+        Standard error of a typical score, in nats.
     """
     warn(
         f"The posterior of a typical row rests on {effective:.1f} of the {n_points} points of the "

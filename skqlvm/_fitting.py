@@ -47,9 +47,9 @@ class Fit:
     batch_size : int
     learning_rate : float
     generator : torch.Generator
-        Of batches, shifts and noise.
+        Draws batches, shifts and noise.
     randomness : _parts.Randomness
-        Of the parts.
+        Draws what parts start from.
     """
 
     rows: Rows

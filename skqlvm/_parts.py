@@ -38,9 +38,9 @@ class Randomness(NamedTuple):
     Attributes
     ----------
     generator : torch.Generator
-        Of what the package draws: first weights, batches, shifts, noise.
+        Draws for the package: first weights, batches, shifts, noise.
     stream : Stream
-        Of what modules draw that know torch's global generators only.
+        Draws for modules that know torch's global generators only.
     """
 
     generator: torch.Generator

@@ -43,7 +43,7 @@ def draw_digits(maps, titles, y, tiles, largest, path):
     maps : pair of ndarray of shape (n_samples, 2)
         PCA's coordinates, then those on the torus, in turns.
     titles : pair of str
-        Of the two maps.
+        Titles of the two maps.
     y : ndarray of shape (n_samples,)
     tiles : ndarray of shape (side, side, height, width)
         Images at the centres of a grid on the torus; rows go up, columns to the right.

@@ -39,14 +39,14 @@ class QLVMEmbedding(LatentEstimator):
         cross-entropy. "poisson" is for counts. A callable maps n_features to a
         `skqlvm.engine.likelihoods.ExponentialFamily`.
     noise_variance : {"spherical", "diagonal"} or float, default="spherical"
-        Of the Gaussian, and ignored by other likelihoods: learned, one for all features or one
+        Noise of the Gaussian; other likelihoods ignore it. Learned, one for all features or one
         each, or fixed, in squared units of X.
     decoder : {"mlp", "conv"} or callable, default="mlp"
         A callable maps (n_components, n_features) to a torch module from torus coordinates in
         turns, of shape (m, n_components), to outputs of shape (m, n_features), where 0 is the mean
         of the data and 1 their scale (logits for the Bernoulli).
     hidden_layer_sizes : tuple of int, default=(256, 256)
-        Of the built-in decoders; ignored by those of one's own.
+        Widths of built-in decoders; ignored by those of one's own.
     harmonic_order : int or "auto", default="auto"
         Highest total order of the harmonics of the torus that the built-in decoders start from,
         coarse ones first, and that ``output="moments"`` returns. Order 1 is the paper's basis; low
@@ -97,7 +97,7 @@ class QLVMEmbedding(LatentEstimator):
     decoder_ : torch.nn.Module
     likelihood_ : skqlvm.engine.likelihoods.ExponentialFamily
     noise_variance_ : float or ndarray of shape (n_features,)
-        Of a Gaussian, in squared units of X.
+        Noise of a Gaussian, in squared units of X.
     harmonic_order_ : int
     history_ : dict of list
         "step", "loss" (minus the training bound in nats), "validation_loss", "seconds" and

@@ -50,7 +50,7 @@ def embed(log_w, points, embedding, output, order):
 def turns(Z, output, n_components):
     """Return coordinates in [0, 1) of what `embed` returned.
 
-    Of the moments, the first harmonics say where a row lies.
+    Among moments, the first harmonics say where a row lies.
     """
     z = torch.from_numpy(Z.astype(np.float64))
     if output != "turns":

@@ -56,7 +56,7 @@ class VAEEmbedding(EncoderQueries, LatentEstimator):
     likelihood : {"gaussian", "bernoulli", "poisson"} or callable, default="gaussian"
         As for `QLVMEmbedding`.
     noise_variance : {"spherical", "diagonal"} or float, default="spherical"
-        Of the Gaussian, and ignored by other likelihoods: learned, one for all features or one
+        Noise of the Gaussian; other likelihoods ignore it. Learned, one for all features or one
         each, or fixed, in squared units of X.
     encoder : {"mlp", "conv"} or callable, default="mlp"
         A callable maps (n_features, n_outputs) to a torch module from data, standardised for the
@@ -67,7 +67,7 @@ class VAEEmbedding(EncoderQueries, LatentEstimator):
         (m, n_components), to outputs of shape (m, n_features), where 0 is the mean of the data and
         1 their scale (logits for the Bernoulli).
     hidden_layer_sizes : tuple of int, default=(256, 256)
-        Of the built-in encoders and decoders.
+        Widths of built-in encoders and decoders.
     harmonic_order : int or "auto", default="auto"
         Highest order of the harmonics that decoders on the torus start from, as for
         `QLVMEmbedding`.
@@ -89,7 +89,7 @@ class VAEEmbedding(EncoderQueries, LatentEstimator):
         Validations without improvement, of which a fit makes about 24, after which training stops,
         if 100 rows or more are held out.
     matmul_precision : {"medium", "highest"}, default="medium"
-        Of the layers of built-in networks while training, as for `QLVMEmbedding`.
+        Precision of built-in networks' layers while training, as for `QLVMEmbedding`.
     device : str or torch.device, default="auto"
         "auto" is a GPU if there is one.
     warm_start : bool, default=False
@@ -102,7 +102,7 @@ class VAEEmbedding(EncoderQueries, LatentEstimator):
     decoder_, encoder_ : torch.nn.Module
     likelihood_ : skqlvm.engine.likelihoods.Likelihood
     noise_variance_ : float or ndarray of shape (n_features,)
-        Of a Gaussian, in squared units of X.
+        Noise of a Gaussian, in squared units of X.
     n_points_eval_ : int
         Points of the lattice that scores use: doubled until they changed by less than 0.01 nats a
         row. Up to three components only.
@@ -235,8 +235,8 @@ class IWAEEmbedding(EncoderQueries, LatentEstimator):
     n_importance_samples : int, default=10
         Draws a row, K.
     gradient : {"standard", "doubly_reparametrized"}, default="standard"
-        Of the encoder: that of the bound as it is, whose signal fades with K, or the doubly
-        reparametrised one.
+        Gradient of the encoder: that of the bound as it is, whose signal fades with K, or the
+        doubly reparametrised one.
     covariance_type : {"diagonal", "low_rank", "full"}, default="diagonal"
         Covariance of q(z | x): independent coordinates, these plus one common factor, or any.
     latent : {"normal", "torus"}, default="normal"
@@ -245,7 +245,7 @@ class IWAEEmbedding(EncoderQueries, LatentEstimator):
     likelihood : {"gaussian", "bernoulli", "poisson"} or callable, default="gaussian"
         As for `QLVMEmbedding`.
     noise_variance : {"spherical", "diagonal"} or float, default="spherical"
-        Of the Gaussian, and ignored by other likelihoods: learned, one for all features or one
+        Noise of the Gaussian; other likelihoods ignore it. Learned, one for all features or one
         each, or fixed, in squared units of X.
     encoder : {"mlp", "conv"} or callable, default="mlp"
         A callable maps (n_features, n_outputs) to a torch module from data, standardised for the
@@ -256,7 +256,7 @@ class IWAEEmbedding(EncoderQueries, LatentEstimator):
         (m, n_components), to outputs of shape (m, n_features), where 0 is the mean of the data and
         1 their scale (logits for the Bernoulli).
     hidden_layer_sizes : tuple of int, default=(256, 256)
-        Of the built-in encoders and decoders.
+        Widths of built-in encoders and decoders.
     harmonic_order : int or "auto", default="auto"
         Highest order of the harmonics that decoders on the torus start from, as for
         `QLVMEmbedding`.
@@ -278,7 +278,7 @@ class IWAEEmbedding(EncoderQueries, LatentEstimator):
         Validations without improvement, of which a fit makes about 24, after which training stops,
         if 100 rows or more are held out.
     matmul_precision : {"medium", "highest"}, default="medium"
-        Of the layers of built-in networks while training, as for `QLVMEmbedding`.
+        Precision of built-in networks' layers while training, as for `QLVMEmbedding`.
     device : str or torch.device, default="auto"
         "auto" is a GPU if there is one.
     warm_start : bool, default=False
@@ -291,7 +291,7 @@ class IWAEEmbedding(EncoderQueries, LatentEstimator):
     decoder_, encoder_ : torch.nn.Module
     likelihood_ : skqlvm.engine.likelihoods.Likelihood
     noise_variance_ : float or ndarray of shape (n_features,)
-        Of a Gaussian, in squared units of X.
+        Noise of a Gaussian, in squared units of X.
     n_points_eval_ : int
         Points of the lattice that scores use: doubled until they changed by less than 0.01 nats a
         row. Up to three components only.

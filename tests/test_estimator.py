@@ -2,10 +2,15 @@
 
 import copy
 import inspect
+import os
 import pickle
 import re
+import subprocess
+import sys
+import textwrap
 import threading
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -193,10 +198,11 @@ def test_factory_of_one_module_does_not_share_it_between_fits(X):
 # threads and contexts
 
 
-def test_fits_in_threads_are_those_alone(X):
+@pytest.mark.parametrize("kind", [QLVMEmbedding, VAEEmbedding])
+def test_fits_in_threads_are_those_alone(kind, X):
     """With dropout, too, whose numbers come from torch's global generator."""
     models = [
-        tiny(random_state=seed, max_iter=20, decoder=Dropping if seed % 2 else "mlp")
+        tiny(kind, random_state=seed, max_iter=20, decoder=Dropping if seed % 2 else "mlp")
         for seed in range(4)
     ]
     alone = [clone(model).fit(X).score_samples(X) for model in models]
@@ -215,6 +221,57 @@ def test_fits_in_threads_are_those_alone(X):
         np.testing.assert_array_equal(one, other)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert torch.get_float32_matmul_precision() == before[1]
+
+
+@all_classes
+def test_fit_does_not_depend_on_the_threads_inside(kind, X, request):
+    request.addfinalizer(lambda: torch.set_num_threads(1))
+    scores = []
+    for n_threads in (1, 2):
+        torch.set_num_threads(n_threads)
+        model = tiny(kind, max_iter=20, hidden_layer_sizes=(64, 64)).fit(X)
+        scores.append(model.score_samples(X))
+    np.testing.assert_allclose(scores[1], scores[0], rtol=0, atol=1e-3)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_forked_process_fits_after_a_fit_of_its_parent():
+    """Of one thread: OpenMP, on which torch rests, does not outlive a fork with more."""
+    code = f"""
+        import multiprocessing
+        import numpy as np
+        import torch
+        from skqlvm import QLVMEmbedding
+
+        torch.set_num_threads(1)
+        X = np.random.default_rng(7).normal(size=(101, 5))
+
+        def fit(queue=None):
+            model = QLVMEmbedding(**{TINY | LATTICE}).fit(X)
+            return model.score(X) if queue is None else queue.put(model.score(X))
+
+        expected, context = fit(), multiprocessing.get_context("fork")
+        queue = context.SimpleQueue()
+        context.Process(target=fit, args=(queue,)).start()
+        assert queue.get() == expected
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no account of memory here")
+@all_classes
+def test_fits_in_a_loop_keep_no_memory(kind, X):
+    def used():
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    for n_fits in (3, 20):
+        before = used()
+        for _ in range(n_fits):
+            tiny(kind).fit(X).transform(X)
+    assert used() - before < 4 * 2**20
 
 
 @all_classes

@@ -10,6 +10,7 @@ import pytest
 
 from skqlvm import QLVMEmbedding, __version__
 from skqlvm.__main__ import _plain_warnings, _tiles, main
+from skqlvm.engine.likelihoods import FAMILIES
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The posterior of a typical row:UserWarning"),
@@ -50,6 +51,15 @@ def test_help_is_quick_and_names_the_options():
     options = "array components data device header label likelihood max-iter n-points out picture"
     for option in (*options.split(), "no-header", "seed", "version"):
         assert f"--{option}" in done.stdout
+
+
+def test_likelihood_that_is_unknown_is_refused_with_those_of_the_engine(rows, tmp_path, capsys):
+    out = tmp_path / "map.csv"
+    assert run("--data", rows, "--out", out, "--likelihood", "cauchy") == 2
+    said = capsys.readouterr().err
+    assert f"skqlvm: likelihood expects one of {sorted(FAMILIES)}" in said
+    assert "but got 'cauchy'" in said
+    assert not out.exists()
 
 
 def test_version_is_told(capsys):
@@ -252,7 +262,7 @@ def test_warnings_are_sentences(capsys):
     assert capsys.readouterr().err == "skqlvm: Look out.\n"
 
 
-@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+@pytest.mark.parametrize("likelihood", FAMILIES)
 def test_digits_stand_beside_pca(likelihood, tmp_path, capsys):
     out = tmp_path / "digits.png"
     arguments = ("--n-points", "5", "--max-iter", "1", "--likelihood", likelihood)
@@ -260,7 +270,7 @@ def test_digits_stand_beside_pca(likelihood, tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.startswith("Digits: 1257 rows fitted, 540 held out.\n\nmodel ")
     assert [line.split(",")[0] for line in said.splitlines()[3:5]] == ["QLVM", "PCA"]
-    assert ("do not compare" in said) == (likelihood == "bernoulli")
+    assert ("do not compare" in said) == (likelihood != "gaussian")
     assert f"the decoded torus, are in {out}." in said
     assert out.read_bytes()[1:4] == b"PNG"
 

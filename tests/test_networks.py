@@ -174,8 +174,8 @@ def test_decoder_starts_around_the_mean_of_the_data_and_within_their_scale(decod
     outputs = decoder(lattices.lattice(2, 987)).detach()
     assert outputs.shape == (987, 30)
     assert outputs.mean().abs() < 0.1 * outputs.std()
-    assert outputs.std().item() == pytest.approx(networks._START, rel=0.15)
-    assert 0.01 < networks._START <= 1
+    assert outputs.std().item() == pytest.approx(networks._FIRST_SPREAD, rel=0.15)
+    assert 0.01 < networks._FIRST_SPREAD <= 1
     assert outputs.std(0).mean() > 0.05 * outputs.std()
 
 
@@ -322,7 +322,7 @@ def test_decoder_without_a_torus_takes_points_as_they_are(name, generator):
 def test_decoder_without_a_torus_starts_within_the_scale_of_the_data_under_the_normal_prior(name):
     outputs = DECODERS[name](2, None)(torch.randn(2003, 2)).detach()
     assert outputs.mean().abs() < 0.2 * outputs.std()
-    assert outputs.std().item() == pytest.approx(networks._START, rel=0.25)
+    assert outputs.std().item() == pytest.approx(networks._FIRST_SPREAD, rel=0.25)
 
 
 def test_linear_decoder_without_a_torus_is_affine(generator):

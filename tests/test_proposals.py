@@ -35,7 +35,7 @@ def unscaled_covariance(family, shape, k):
     """What the numbers after the location stand for, row by row."""
     covariances = []
     for row in shape:
-        variance, rest = (row[:k] + proposals._START).exp(), iter(row[k:])
+        variance, rest = (row[:k] + proposals._FIRST_LOG_VARIANCE).exp(), iter(row[k:])
         if family == "full":
             scale_tril = torch.diag(variance.sqrt())
             for i, j in product(range(k), range(k)):
@@ -170,7 +170,7 @@ def test_draws_have_location_and_covariance(family, wrapped, generator):
     k, s = 2, 40_009
     outputs = said(family, wrapped, 3, k, generator)
     outputs[:, -proposals.FAMILIES[family][1](k) :] *= 0.03
-    outputs[:, -proposals.FAMILIES[family][1](k) :][:, :k] -= 6 + proposals._START
+    outputs[:, -proposals.FAMILIES[family][1](k) :][:, :k] -= 6 + proposals._FIRST_LOG_VARIANCE
     q = proposals.proposal(family, outputs, k, wrapped=wrapped)
     z = q.at(torch.randn(s, q.n_noise, dtype=torch.float64, generator=generator))
     moved = z - q.loc[:, None]
@@ -269,7 +269,7 @@ def test_scaled_stretches_each_coordinate(family, generator):
 def wound(family, k, log_variance, seed=0, n=3):
     """A wrapped proposal of chosen width."""
     outputs = said(family, True, n, k, torch.Generator().manual_seed(seed))
-    outputs[:, 2 * k : 3 * k] = log_variance - proposals._START
+    outputs[:, 2 * k : 3 * k] = log_variance - proposals._FIRST_LOG_VARIANCE
     if log_variance < 0:
         outputs[:, 3 * k :] *= 0.05
     return proposals.proposal(family, outputs, k, wrapped=True)
@@ -417,9 +417,8 @@ def test_density_in_float32_is_that_in_float64(family, wrapped, generator):
     k, n = 3, 101
     outputs = said(family, wrapped, n, k, generator)
     first = (2 if wrapped else 1) * k
-    outputs[:, first : first + k] = (
-        -9 * torch.rand(n, k, dtype=torch.float64, generator=generator) - proposals._START
-    )
+    uniform = torch.rand(n, k, dtype=torch.float64, generator=generator)
+    outputs[:, first : first + k] = -9 * uniform - proposals._FIRST_LOG_VARIANCE
     exact = proposals.proposal(family, outputs, k, wrapped=wrapped)
     q = proposals.proposal(family, outputs.float(), k, wrapped=wrapped)
     noise = torch.randn(n, 7, q.n_noise, dtype=torch.float64, generator=generator)
@@ -437,7 +436,7 @@ def test_distances_of_elongated_normals_do_not_cancel_in_float32(family, log_var
     difference is a few units."""
     k, n = 2, 101
     outputs = said(family, False, n, k, generator)
-    outputs[:, k : 2 * k] = log_variance - proposals._START
+    outputs[:, k : 2 * k] = log_variance - proposals._FIRST_LOG_VARIANCE
     noise = torch.randn(n, 7, k + (family == "low_rank"), dtype=torch.float64, generator=generator)
     distances = []
     for dtype in (torch.float32, torch.float64):

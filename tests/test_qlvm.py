@@ -1,5 +1,6 @@
 """QLVMEmbedding against closed forms, a NumPy oracle, and what its users do with it."""
 
+import copy
 import pickle
 import random
 import warnings
@@ -22,7 +23,7 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from torch import nn
 
 from skqlvm import QLVMEmbedding
-from skqlvm.engine import lattices, likelihoods, networks
+from skqlvm.engine import lattices, likelihoods, networks, quadrature
 
 pytestmark = pytest.mark.filterwarnings("ignore:The posterior of a typical row:UserWarning")
 
@@ -339,7 +340,18 @@ def test_standard_error_tells_how_far_another_shift_would_be(X):
     (nats, std), exact = rough.score_samples(X, return_std=True), fine.score_samples(X)
     assert fine.score_samples(X, return_std=True)[1].mean() < std.mean() / 3
     assert 0.2 < np.sqrt(np.mean((nats - exact) ** 2)) / np.sqrt(np.mean(std**2)) < 5
+    spread = np.std([_nats_of_another_shift(rough, X, seed) for seed in range(1, 60)], axis=0)
+    assert 0.5 < np.sqrt(np.mean(std**2)) / np.sqrt(np.mean(spread**2)) < 1.5
     np.testing.assert_array_equal(nats, rough.score_samples(X))
+
+
+def _nats_of_another_shift(model, X, seed):
+    """By score_samples, over a lattice that was moved."""
+    shift = lattices.random_shift(2, torch.Generator().manual_seed(seed))
+    moved, points = copy.copy(model), lattices.shifted(torch.from_numpy(model.lattice_), shift)
+    with torch.no_grad():
+        [moved._atlas] = quadrature.charts(model._model, points)
+    return moved.score_samples(X)
 
 
 def test_results_do_not_depend_on_chunks(model, X, monkeypatch):
@@ -369,17 +381,22 @@ def test_training_in_chunks_of_the_lattice_gives_the_same_model(X, monkeypatch):
 
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_pickle_and_joblib_round_trip(order, X, tmp_path):
+    """Before a fit and after it: copies say the same, and go on in the same way."""
     model = small().partial_fit(X) if order == "after" else small()
+    fitted = model if order == "after" else clone(model).partial_fit(X)
+    now, later = _said(fitted, X), _said(copy.deepcopy(fitted).partial_fit(X), X)
     joblib.dump(model, tmp_path / "model.joblib")
-    for copy in (pickle.loads(pickle.dumps(model)), joblib.load(tmp_path / "model.joblib")):
+    for other in (pickle.loads(pickle.dumps(model)), joblib.load(tmp_path / "model.joblib")):
         if order == "before":
-            copy.fit(X)
-        assert copy.transform(X).shape == (101, 2)
-    if order == "after":
-        np.testing.assert_array_equal(copy.transform(X), model.transform(X))
-        np.testing.assert_array_equal(
-            copy.partial_fit(X).transform(X), model.partial_fit(X).transform(X)
-        )
+            other.partial_fit(X)
+        np.testing.assert_array_equal(_said(other, X), now)
+        np.testing.assert_array_equal(_said(other.partial_fit(X), X), later)
+    assert np.abs(later - now).max() > 0
+
+
+def _said(model, X):
+    """Coordinates, nats and reconstructions of rows, side by side."""
+    return np.column_stack([model.transform(X), model.score_samples(X), model.reconstruct(X)])
 
 
 def test_read_only_and_memory_mapped_arrays_train_like_arrays(X, tmp_path):

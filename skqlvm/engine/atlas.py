@@ -33,8 +33,8 @@ class Atlas(NamedTuple):
         Orthonormal.
     center : Tensor of shape (n_outputs,)
     bias : Tensor of shape (n_points,)
-        What log w owes to the point alone: its log weight in the quadrature less the
-        log-normaliser, ``-sum_d A_d(eta_d)``, in nats, float64.
+        The part of log w that is the same for all rows: the point's log weight in the quadrature
+        less the log-normaliser, ``sum_d A_d(eta_d)``, in nats, float64.
     """
 
     points: Tensor
@@ -74,7 +74,7 @@ class Atlas(NamedTuple):
             return torch.addmm(self.bias.to(x), statistics, self.coordinates.to(x).T)
 
     def offset(self, likelihood: ExponentialFamily, x: Tensor) -> Tensor:
-        """Return what log w_ij owes to the row alone, in nats: x (n, d) -> (n,)."""
+        """Return the part of log w_ij that is the same at all points, in nats: x (n, d) -> (n,)."""
         terms = likelihood.terms(x)
         with full_precision():
             return terms.statistics @ self.center.to(x) + terms.base

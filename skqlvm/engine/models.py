@@ -48,7 +48,7 @@ class Draws(NamedTuple):
     log_px_z : Tensor of shape (n_samples, n_draws)
         log p(x_i | z_is) less `base`, in nats.
     base : Tensor of shape (n_samples,)
-        What log p(x | z) owes to the row alone; to be added last.
+        The part of log p(x | z) that is the same at all points, in nats; to be added last.
     """
 
     proposal: Proposal
@@ -157,7 +157,7 @@ class EncoderModel(Model):
     encoder : Module
         From the likelihood's inputs (n, d) to the numbers that shape a proposal.
     covariance_type : {"diagonal", "low_rank", "full"}
-        Of the proposals; see `proposals.FAMILIES`.
+        Family of the proposals; see `proposals.FAMILIES`.
     wrapped : bool
         Whether they are wound around the torus.
     """

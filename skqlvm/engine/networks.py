@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from .precision import bfloat16
 
 _DECAY = 0.5
-"""Of the harmonics that built-in decoders start from; chosen by benchmarks/bench_defaults.py."""
+"""Decay of the harmonics in built-in decoders; chosen by benchmarks/bench_defaults.py."""
 
 _INTRODUCED = 0.5
 """Fraction of a training by which `anneal` has brought in all harmonics."""
 
-_START = 0.1
+_FIRST_SPREAD = 0.1
 """Standard deviation of a built-in decoder's output at the start, in units of the data's scale."""
 
 
@@ -88,7 +88,7 @@ class TorusBasis(nn.Module):
         Parameters
         ----------
         weight : Tensor of shape (n_outputs, n_features)
-            Of a layer over the features.
+            Weights of a layer over the features.
         shift : Tensor of shape (n_components,)
             In turns, float64, on the processor.
 
@@ -168,8 +168,8 @@ class MLPDecoder(nn.Module):
     n_outputs : int
     hidden_layer_sizes : tuple of int
     order : int or None
-        Of the torus basis under the layers; None for points of a Euclidean space, which need no
-        basis.
+        Highest order of the torus basis under the layers; None for points of a Euclidean space,
+        which need no basis.
     generator : Generator, optional
         Draws the first weights; torch's global one by default.
     """
@@ -351,7 +351,7 @@ def _anywhere(n_components: int, order: int | None, generator: torch.Generator |
 
 
 def _standardize(decoder: nn.Module, weight: Tensor, bias: Tensor | None, z: Tensor) -> None:
-    """Scale and shift the output layer for mean 0 and standard deviation `_START` over points z.
+    """Scale and shift the output layer for mean 0 and deviation `_FIRST_SPREAD` over points z.
 
     One bias makes a mean of 0 as far as it can. Under a started likelihood that is around the mean
     of the data, and of the order of their scale. Starting nearly constant instead would be starting
@@ -364,6 +364,6 @@ def _standardize(decoder: nn.Module, weight: Tensor, bias: Tensor | None, z: Ten
         outputs = decoder(z).reshape(len(z), len(bias), -1)
         mean = outputs.mean((0, 2))
         spread = (outputs - mean[:, None]).std()
-        factor = _START / spread if spread > 0 else 1.0
+        factor = _FIRST_SPREAD / spread if spread > 0 else 1.0
         weight *= factor
         bias -= mean * factor

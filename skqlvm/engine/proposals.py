@@ -35,7 +35,7 @@ _ECCENTRICITY = 100.0
 its proposal until the rounding of a draw is many standard deviations: log q is then wrong by any
 amount, and the bound is none."""
 
-_START = -4.0
+_FIRST_LOG_VARIANCE = -4.0
 """Log variance that an encoder's output of zero stands for."""
 
 
@@ -278,7 +278,7 @@ def _within(values: Tensor, scale: Tensor) -> Tensor:
 
 
 def _variance(shape: Tensor) -> Tensor:
-    return (shape + _START).clamp(*_LOG_VARIANCE).exp()
+    return (shape + _FIRST_LOG_VARIANCE).clamp(*_LOG_VARIANCE).exp()
 
 
 def _diagonal(loc: Tensor, shape: Tensor) -> DiagonalNormal:

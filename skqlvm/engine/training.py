@@ -70,9 +70,9 @@ class State:
     generators : dict of Tensor
         States of all generators that the training draws from.
     losses : list of Tensor
-        Of the steps since the last record.
+        Losses of the steps since the last record.
     best_loss, best_weights
-        Of the best validation.
+        Loss and weights of the best validation.
     """
 
     step: int = 0
@@ -152,7 +152,7 @@ def train(
     stream : Stream, optional
         Lent to torch's global generators for each step, for modules that draw from them.
     state : State, optional
-        Of a training to be continued in place, whose module still has its last weights.
+        State of a training to be continued in place, whose module still has its last weights.
     stop_at : int, optional
         Step to pause at, with the last weights left in the module.
 

@@ -18,7 +18,7 @@ _LARGEST_WEIGHT = 1e300
 """Sum of weights, or reciprocal of one, whose products stay within the range of a float."""
 
 _LOGITS = np.linspace(-14.0, 14.0, 29)[:, np.newaxis]
-"""Of the fractions of the uniform distribution that a held-out code may be given."""
+"""Logits that are tried of the uniform distribution's share in a smoothed histogram."""
 
 
 def checked_weights(sample_weight, n_samples):

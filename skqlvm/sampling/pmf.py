@@ -54,7 +54,7 @@ class PMFSampler(DensityMixin, BaseEstimator):
     conditional : bool, default=False
         Estimate a density for each class of y, over the same bins. If False, y is ignored.
     random_state : int, RandomState or None, default=None
-        Of `sample`, where that is given none.
+        Random state of `sample`, where that is given none.
 
     Attributes
     ----------
@@ -66,8 +66,8 @@ class PMFSampler(DensityMixin, BaseEstimator):
     bin_labels_ : ndarray of shape (n_bins_occupied_,)
         Their classes, only if `conditional`.
     bin_edges_ : list of ndarray
-        Of each dimension, n_bins + 1 values in units of the codes. Bin b holds the codes of the box
-        from edge b, up to but without edge b + 1; the last bin of a line has its upper end too.
+        n_bins + 1 values a dimension, in units of the codes. Bin b holds the codes of the box from
+        edge b, up to but without edge b + 1; the last bin of a line has its upper end too.
     n_bins_ : ndarray of shape (n_features,)
         Bins a dimension: 1 where all codes were equal.
     n_bins_occupied_ : int
@@ -164,7 +164,7 @@ class PMFSampler(DensityMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_samples, n_features)
-            Of the smallest unsigned integers that can hold the number of bins.
+            Bin numbers, as the smallest unsigned integers that can hold them.
         """
         check_is_fitted(self)
         return self._grid.quantize(self._validated(Z, reset=False))
@@ -243,7 +243,7 @@ class PMFSampler(DensityMixin, BaseEstimator):
         Parameters
         ----------
         n_samples : int
-            Of all batches together.
+            Codes of all batches together.
         batch_size : int, default=10_000
             The last batch may be smaller.
         random_state : int, RandomState or None, default=None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .contract import ExponentialFamily
 
-_START = 0.5
+_FIRST_NOISE = 0.5
 """Learned noise at the start, as a fraction of the data's variance. At 1 the constant decoder is a
 saddle: noise that explains all of the variance leaves nothing to pull the decoder away from it."""
 
@@ -68,7 +68,7 @@ class Gaussian(ExponentialFamily):
         self.register_buffer("loc", torch.zeros(n_features, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(n_features, dtype=torch.float64))
         if self.fixed is None:
-            start = torch.full(self.shape, log(_START) / _SPEED, dtype=torch.float32)
+            start = torch.full(self.shape, log(_FIRST_NOISE) / _SPEED, dtype=torch.float32)
             self.slow_log_noise = nn.Parameter(start)
 
     def start(self, x: Tensor) -> None:

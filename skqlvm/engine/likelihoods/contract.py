@@ -112,7 +112,7 @@ class Likelihood(nn.Module):
         Parameters
         ----------
         terms : Terms
-            Of n rows.
+            What n rows bring.
         outputs : Tensor of shape (n_samples, n_draws, n_outputs)
 
         Returns
@@ -200,7 +200,7 @@ class ExponentialFamily(Likelihood):
         Parameters
         ----------
         terms : Terms
-            Of n rows.
+            What n rows bring.
         outputs : Tensor of shape (n_points, n_outputs)
 
         Returns
