@@ -200,6 +200,14 @@ def test_mode_is_the_point_of_largest_weight(generator):
     assert torch.equal(posteriors.mode(weights, points), torch.stack(expected))
 
 
+@given(n=st.integers(1, 7), m=st.integers(1, 99), levels=st.integers(1, 9), seed=st.integers(0, 99))
+def test_peak_is_the_first_largest_entry(n, m, levels, seed):
+    """As argmax has it, among many that are equal."""
+    generator = torch.Generator().manual_seed(seed)
+    log_w = torch.randint(levels, (n, m), generator=generator).double()
+    assert torch.equal(posteriors._peak(log_w), log_w.argmax(1))
+
+
 def test_local_mean_stays_at_the_bigger_of_two_modes_where_the_mean_falls_between():
     points = lattices.lattice(2, 6765)
     weights = bump(points, ((0.1, 0.4), 0.6), ((0.4, 0.6), 0.4))

@@ -6,6 +6,8 @@ responsibilities, their softmax, whose rows sum to one. Points and coordinates a
 
 from __future__ import annotations
 
+from math import isqrt
+
 import torch
 from torch import Tensor
 
@@ -41,7 +43,25 @@ def mean_direction(weights: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
 
 def mode(log_w: Tensor, points: Tensor) -> Tensor:
     """Return the most probable lattice point of every row, (n_samples, n_components)."""
-    return points[log_w.argmax(1)]
+    return points[_peak(log_w)]
+
+
+def _peak(log_w: Tensor) -> Tensor:
+    """Return the column of each row's largest entry, (n,): the first of them if there are several.
+
+    Block by block, as a maximum is many times faster than its place is to find.
+    """
+    n_points = log_w.shape[1]
+    size = max(1, isqrt(n_points))
+    blocks = log_w[:, : n_points // size * size].unflatten(1, (-1, size))
+    rest = log_w[:, blocks.shape[1] * size :]
+    block = blocks.amax(2).argmax(1)
+    within = blocks[torch.arange(len(log_w), device=log_w.device), block]
+    peak = block * size + within.argmax(1)
+    if not rest.shape[1]:
+        return peak
+    later = rest.amax(1) > within.amax(1)
+    return torch.where(later, blocks.shape[1] * size + rest.argmax(1), peak)
 
 
 def local_mean(log_w: Tensor, points: Tensor, radius: float = 0.06) -> Tensor:
@@ -66,7 +86,7 @@ def local_mean(log_w: Tensor, points: Tensor, radius: float = 0.06) -> Tensor:
     """
     steps = torus.difference(points, points[0])
     near = (steps.norm(dim=1) < radius).nonzero()[:, 0]
-    peak = log_w.argmax(1)
+    peak = _peak(log_w)
     around = log_w.gather(1, (peak[:, None] + near) % len(points))
     return torus.wrap(points[peak] + responsibilities(around) @ steps[near])
 
