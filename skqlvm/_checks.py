@@ -57,11 +57,11 @@ def check_hidden_layer_sizes(value):
         check_integer("each entry of hidden_layer_sizes", size)
 
 
-def check_image_shape(image_shape, n_features, user="decoder"):
+def check_image_shape(image_shape, n_features, user="decoder='conv'"):
     """Raise unless (channels, height, width) has as many values as a row."""
     if not isinstance(image_shape, (tuple, list, np.ndarray)) or len(image_shape) != 3:
         raise ValueError(
-            f"{user}='conv' expects image_shape=(channels, height, width), but got "
+            f"{user} expects image_shape=(channels, height, width), but got "
             f"{image_shape!r}. Give the shape of a row's image."
         )
     for size in image_shape:
@@ -89,8 +89,8 @@ def check_unchanged(before, now):
     for name, value in now.items():
         if value is not before[name] and repr(value) != repr(before[name]):
             raise ValueError(
-                f"{name}={value!r} cannot continue a fit that had {name}={before[name]!r}. Fit "
-                "anew, with warm_start=False."
+                f"{name}={_short(value)} cannot continue a fit that had "
+                f"{name}={_short(before[name])}. Fit anew, with warm_start=False."
             )
 
 
@@ -142,11 +142,21 @@ def warn_if_coarse(effective, n_points, error):
     )
 
 
+def _short(value):
+    """A value as text, of which the middle is left out where it is long."""
+    text = repr(value)
+    return text if len(text) <= 400 else f"{text[:190]} ... {text[-190:]}"
+
+
 def plain(value):
-    """Return a parameter with NumPy's integers as Python's, so that equal values look equal."""
+    """Return a parameter with NumPy's numbers as Python's, so that equal values look equal."""
     if isinstance(value, Integral) and not isinstance(value, bool):
         return int(value)
-    if isinstance(value, (tuple, list, np.ndarray)):
+    if isinstance(value, np.floating):
+        return float(value)
+    if isinstance(value, dict):
+        return {name: plain(grid) for name, grid in value.items()}
+    if isinstance(value, (tuple, list, range)) or (isinstance(value, np.ndarray) and value.ndim):
         return tuple(map(plain, value))
     return value
 

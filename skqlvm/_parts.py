@@ -163,7 +163,7 @@ def _built(name, table, sizes, estimator, randomness, settings):
     taken = {parameter: getattr(estimator, parameter) for parameter in kind.parameters_taken}
     if "image_shape" in taken:
         n_values = sizes["n_inputs" if name == "encoder" else "n_outputs"]
-        _checks.check_image_shape(taken["image_shape"], n_values, name)
+        _checks.check_image_shape(taken["image_shape"], n_values, f"{name}='conv'")
     taken = {parameter: _checks.plain(value) for parameter, value in taken.items()}
     return kind(**sizes, **taken, **settings, generator=randomness.generator)
 

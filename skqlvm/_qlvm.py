@@ -1,24 +1,24 @@
 """QLVMEmbedding: a decoder on a torus, trained by randomly shifted lattice rules."""
 
-import numpy as np
 import torch
-from sklearn.utils.validation import check_is_fitted
 
-from . import _checks, _parts, _readouts
-from ._estimator import LatentEstimator, checked_finite
-from ._rows import as_tensor
+from . import _checks, _parts, _readouts, _transformations
+from ._estimator import LatentEstimator
+from ._lattice_queries import LatticeQueries
 from .engine import lattices, marginal, models, optimizers, posteriors, quadrature
-from .engine.precision import own_settings
 
 _TRAINING_BYTES = 2**30
 _SPARED = {"highest": 2**-24, "medium": 1e-2}
 """Share of all responsibility that the points without a part in the gradient have together."""
 
+_FINISHED_ROWS = 500
+"""Copies of rows whose posteriors are looked at together, at the end of a fit."""
+
 _FEWEST_EFFECTIVE = 1.2
 """Effective points under which a posterior is narrower than the lattice that should resolve it."""
 
 
-class QLVMEmbedding(LatentEstimator):
+class QLVMEmbedding(LatticeQueries, LatentEstimator):
     """Map data to a torus of one to three dimensions by a quasi-Monte Carlo latent variable model.
 
     A decoder maps a latent point z, uniform on the torus, to the parameters of p(x | z). It is
@@ -53,7 +53,26 @@ class QLVMEmbedding(LatentEstimator):
         orders give smooth maps. "auto" has a harmonic for every 25 rows, and goes to order 14 at
         most (6 in three dimensions).
     image_shape : tuple of int, optional
-        (channels, height, width) of a row, for ``decoder="conv"``; ignored by other decoders.
+        (channels, height, width) of a row, for ``decoder="conv"`` and for `transformations` of
+        images; ignored by others.
+    transformations : dict or ndarray of shape (n_transformations, n_features), optional
+        Maps of a row that do not matter: the model is of rows that one of them has been applied to,
+        and which one is summed over, in `score_samples`, on the map and in training. A dict has a
+        grid of values for each name, and stands for all products, applied in its order; the grid of
+        the last name runs fastest. Of images by `image_shape`, cyclic and in whole pixels:
+
+        - "shift": pairs (down, right);
+        - "shear": slants; a row of the image moves right by the slant times its distance below the
+          centre, rounded;
+        - "rotation": degrees, counterclockwise, by three shears.
+
+        Of rows: "roll", whole numbers of features to the right, along the columns of the image if
+        there is an `image_shape`; and for Gaussians "amplitude", factors, and "offset", numbers to
+        be added. An array has permutations: ``X[:, transformations[s]]`` are the rows moved.
+        Memory and time of a query grow with the number of maps; training takes those of most
+        evidence for a row.
+    transformation_prior : {"uniform", "learned"}, default="uniform"
+        Probabilities of the maps.
     max_iter : int or "auto", default="auto"
         Passes over the data. "auto" is 50 passes, but at least 500 steps of the optimiser and at
         most 800: the cost of a fit does not grow with the number of rows once there are many.
@@ -99,6 +118,11 @@ class QLVMEmbedding(LatentEstimator):
     noise_variance_ : float or ndarray of shape (n_features,)
         Noise of a Gaussian, in squared units of X.
     harmonic_order_ : int
+    transformations_ : ndarray of shape (n_transformations, n_features)
+        The permutations of `transformations`, where there are any, in the order of the columns of
+        `transformation_posterior`; without amplitudes and offsets.
+    transformation_prior_ : ndarray of shape (n_transformations,)
+        Their probabilities.
     history_ : dict of list
         "step", "loss" (minus the training bound in nats), "validation_loss", "seconds" and
         "validation_seconds" (those among them that validations took) at every validation: of the
@@ -138,6 +162,8 @@ class QLVMEmbedding(LatentEstimator):
         hidden_layer_sizes=(256, 256),
         harmonic_order="auto",
         image_shape=None,
+        transformations=None,
+        transformation_prior="uniform",
         max_iter="auto",
         batch_size="auto",
         learning_rate="auto",
@@ -172,178 +198,15 @@ class QLVMEmbedding(LatentEstimator):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.harmonic_order = harmonic_order
         self.image_shape = image_shape
+        self.transformations = transformations
+        self.transformation_prior = transformation_prior
         self.n_points_eval = n_points_eval
         self.embedding = embedding
         self.output = output
 
-    _shaping = (*LatentEstimator._shaping, *_parts.SHAPING)
+    _shaping = (*LatentEstimator._shaping, *_parts.SHAPING, *_transformations.SHAPING)
     _auto_steps, _auto_batch_sizes = (500, 800), (128, 256, 512)
     _optimizer = staticmethod(optimizers.adam_with_decay)
-
-    def transform(self, X):
-        """Return where the rows of X lie on the torus.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_components)
-            In turns, [0, 1); or the cosines and sines, or the posterior means of harmonics, as
-            `output` says.
-        """
-        return self._embedded(X, self.output)
-
-    def coordinates(self, X):
-        """Return where the rows of X lie on the torus in turns, whatever `output` says.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_components)
-            In [0, 1).
-        """
-        return self._embedded(X, "turns")
-
-    def inverse_transform(self, Z):
-        """Return the mean of p(x | z) at points of the torus.
-
-        Parameters
-        ----------
-        Z : array-like of shape (n_samples, n_columns)
-            What `transform` returns; angles may be any real numbers.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_features)
-        """
-        check_is_fitted(self)
-        Z = self._points(Z, self._n_features_out, f"inverse_transform of output={self.output!r}")
-        z = _readouts.turns(Z, self.output, self._model.n_components)
-        return self._over_rows(z, self._model.mean)
-
-    def reconstruct(self, X):
-        """Return the posterior mean of the decoded data, ``E[f(z) | x]``.
-
-        It is the best reconstruction in squared error.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_features)
-        """
-        X = self._queried(X)
-        mean = as_tensor(self._over_rows(self.lattice_, self._model.mean), self._model.like.device)
-
-        def reconstruct(log_w, _):
-            return posteriors.responsibilities(log_w) @ mean.to(log_w)
-
-        return self._from_table(X, reconstruct)
-
-    def posterior(self, X):
-        """Return the posterior probabilities of the points of `lattice_`; rows sum to 1.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_points_eval)
-        """
-        return self._from_table(
-            self._queried(X), lambda log_w, _: posteriors.responsibilities(log_w)
-        )
-
-    def score_samples(self, X, return_std=False):
-        """Return the log marginal likelihood of every row, in nats, over the evaluation lattice.
-
-        ``log 1/m sum_j p(x | z_j)``: a log mean exp, comparable between lattices of any size.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-        return_std : bool, default=False
-            Also return the standard error of the quadrature: the standard deviation of the result
-            over 8 independent random shifts of the lattice. Each shift is decoded anew.
-
-        Returns
-        -------
-        nats : ndarray of shape (n_samples,)
-        std : ndarray of shape (n_samples,)
-            Only if `return_std`.
-        """
-        X = self._queried(X)
-        with own_settings(gradients=False):
-            rows = self._chunks(X, self._table_bytes(X, len(self.lattice_)))
-            nats = quadrature.log_marginal(self._model, [self._atlas], rows).numpy()
-            if not return_std:
-                return checked_finite(nats)
-            std = quadrature.standard_error(self._model, torch.from_numpy(self.lattice_), rows)
-        return checked_finite(nats), std.numpy()
-
-    def get_feature_names_out(self, input_features=None):
-        """Return the names of the columns of `transform`.
-
-        Turns are numbered; cosines and sines are named by their angle, as ``cos(z0)``.
-
-        Parameters
-        ----------
-        input_features : ignored
-
-        Returns
-        -------
-        ndarray of str
-        """
-        check_is_fitted(self)
-        if self.output == "turns":
-            return super().get_feature_names_out(input_features)
-        names = _readouts.column_names(self.output, self._model.n_components, self._order)
-        return np.asarray(names, dtype=object)
-
-    @property
-    def decoder_(self):
-        """The fitted decoder, a torch module."""
-        return self._model.decoder
-
-    @property
-    def latent_period_(self):
-        """Period of the columns that `transform` returns: 1 for turns, else None."""
-        return 1.0 if self.output == "turns" else None
-
-    @property
-    def _order(self):
-        return self.harmonic_order_ if self.harmonic_order == "auto" else int(self.harmonic_order)
-
-    @property
-    def _n_features_out(self):
-        _readouts.check(self)
-        return _readouts.n_columns(self.output, self._model.n_components, self._order)
-
-    def _embedded(self, X, output):
-        X = self._queried(X)
-        _readouts.check(self)
-
-        def embed(log_w, points):
-            return _readouts.embed(log_w, points, self.embedding, output, self._order)
-
-        return self._from_table(X, embed)
-
-    def _from_table(self, X, function):
-        """Apply a function of log weights and points to all rows of X, some at a time."""
-
-        def of_rows(x):
-            log_w = self._atlas.relative(self.likelihood_, x)
-            return function(log_w, self._atlas.points.to(log_w))
-
-        return self._over_rows(X, of_rows, self._table_bytes(X, len(self.lattice_)))
 
     def _check_parameters(self):
         self._check_shared_parameters()
@@ -358,20 +221,27 @@ class QLVMEmbedding(LatentEstimator):
         _checks.check_hidden_layer_sizes(self.hidden_layer_sizes)
         _parts.check_choice("decoder", self.decoder, _parts.DECODERS)
         _readouts.check(self)
+        _transformations.check(self)
 
     def _build(self, n_features, n_rows, randomness):
         n_components = int(self.n_components)
         order = _parts.harmonic_order(self.harmonic_order, n_components, n_rows)
         likelihood = _parts.build_likelihood(self, n_features, tabulated=True)
+        maps = _transformations.build(self, n_features, likelihood)
         decoder = _parts.build_decoder(self, likelihood.n_outputs, order, randomness)
-        return models.Model(n_components, _parts.PRIORS["torus"], decoder, likelihood, order)
+        return models.Model(n_components, _parts.PRIORS["torus"], decoder, likelihood, order, maps)
 
     def _objective(self, model, fit):
         # the evaluation lattice, too: one that does not fit is refused before training
         sizes, _ = (_parts.build_lattices(self, name, model) for name in _parts.N_POINTS)
         spared = _SPARED[self.matmul_precision] if _parts.is_pointwise(model.decoder) else None
         bound = marginal.TrainingBound(
-            model, sizes, fit.some(fit.batch_size), n_bytes=_TRAINING_BYTES, spared=spared
+            model,
+            sizes,
+            fit.some(fit.batch_size),
+            n_bytes=_TRAINING_BYTES,
+            spared=spared,
+            n_copies=_transformations.n_trained(model.n_copies),
         )
         model.n_decoded = min(models.Model.n_decoded, bound.n_at_once)
         return lambda batch, generator: bound(batch.x, generator)
@@ -380,13 +250,16 @@ class QLVMEmbedding(LatentEstimator):
         """Decode the evaluation lattice; warn if the posteriors of some rows are finer than it."""
         [points] = _parts.build_lattices(self, "n_points_eval", model)
         [atlas] = quadrature.charts(model, points, factored=True)
-        weights = posteriors.responsibilities(atlas.relative(model.likelihood, x))
+        rows = x.split(max(1, _FINISHED_ROWS // model.n_copies))
+        tables = (quadrature.relative(model, atlas, part) for part in rows)
+        weights = torch.cat([posteriors.responsibilities(table) for table in tables])
         effective = float(posteriors.effective_points(weights).median())
         if effective < _FEWEST_EFFECTIVE < len(points):
-            error = float(quadrature.standard_error(model, points, [x]).median())
+            error = float(quadrature.standard_error(model, points, rows).median())
             _checks.warn_if_coarse(effective, len(points), error)
-        return {
+        found = {
             "lattice_": points.numpy(),
             "harmonic_order_": model.harmonic_order,
             "_atlas": atlas,
         }
+        return found | _transformations.learned(model.transformations)

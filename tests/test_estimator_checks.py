@@ -1,6 +1,7 @@
 """scikit-learn's own checks of every estimator."""
 
 import pytest
+from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -13,6 +14,10 @@ pytestmark = [
 
 TINY = QLVMEmbedding(
     n_points=34, n_points_eval=55, hidden_layer_sizes=(8,), harmonic_order=2, max_iter=2
+)
+TRANSFORMED = clone(TINY).set_params(
+    transformations={"amplitude": (0.5, 1.0, 2.0), "offset": (0.0, 0.1)},
+    transformation_prior="learned",
 )
 SMALL = {"hidden_layer_sizes": (8,), "max_iter": 2}
 ENCODER_MODELS = [
@@ -32,6 +37,7 @@ ENCODER_MODELS = [
     [
         QLVMEmbedding(max_iter=10),
         TINY,
+        TRANSFORMED,
         *ENCODER_MODELS,
         PMFSampler(),
         PMFSampler(n_bins=3, smoothing=0.1),

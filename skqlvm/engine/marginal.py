@@ -13,11 +13,15 @@ from .likelihoods import Terms
 from .memory import affordable_points
 from .models import Model
 from .networks import ConvDecoder, MLPDecoder, TorusBasis
+from .transformations import Copies, copied
 
 Decode = Callable[[Tensor], Tensor]
 
 _FINE = 0.4
 """Fraction of a training from which on its lattice is the fine one; chosen on held-out rows."""
+
+_COARSE = 89
+"""Points of the lattice that shows which copies of a row have evidence."""
 
 
 class ShiftedLattice:
@@ -95,29 +99,58 @@ class LatticeBound:
         Memory that the graph may take.
     spared : float or None
         See `objectives.lattice_bound`.
+    n_copies : int, optional
+        Copies of a row, of those that the model's transformations make, that take part: the ones
+        of most evidence on a coarse lattice. What is left out makes the bound lower. All by
+        default.
     """
 
     def __init__(
-        self, model: Model, points: Tensor, x: Tensor, *, n_bytes: int, spared: float | None
+        self,
+        model: Model,
+        points: Tensor,
+        x: Tensor,
+        *,
+        n_bytes: int,
+        spared: float | None,
+        n_copies: int | None = None,
     ) -> None:
         self.model, self.spared = model, spared
         self.lattice = shifted_lattice(model.decoder, points)
         self.unmoved = points.new_zeros(points.shape[1])
-        table = self._table(model.likelihood.terms(x), self.lattice.decode(self.unmoved))
+        self.n_copies = model.n_copies if n_copies is None else min(n_copies, model.n_copies)
+        coarse = lattices.lattice(points.shape[1], min(_COARSE, len(points)))
+        chooses = self.n_copies < model.n_copies
+        self.coarse = shifted_lattice(model.decoder, coarse) if chooses else None
+        copies = copied(model.transformations, model.likelihood, x)
+        table = self._table(copies.terms, self.lattice.decode(self.unmoved))
         self.n_at_once = affordable_points(table, self.lattice.rows, n_bytes)
 
     def __call__(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
         """Return the bound of rows x (n, d), in nats, (n,); without a shift the lattice's own."""
-        decode = self.lattice.decode(self.unmoved if shift is None else shift)
-        terms = self.model.likelihood.terms(x)
+        shift = self.unmoved if shift is None else shift
+        copies, decode = self._copies(x, shift), self.lattice.decode(shift)
+        terms = copies.terms
         bound = objectives.lattice_bound(
             self._table(terms, decode),
             self.lattice.rows,
             self.n_at_once,
             spared=self.spared,
             expected=lambda rows, r: self.model.likelihood.expected(terms, decode(rows), r),
+            log_copies=copies.log_weight,
         )
-        return bound + terms.base
+        return bound + copies.base
+
+    def _copies(self, x: Tensor, shift: Tensor) -> Copies:
+        """The copies of rows x that have most evidence on the coarse lattice under a shift."""
+        copies = copied(self.model.transformations, self.model.likelihood, x)
+        if self.coarse is None or copies.log_weight is None:
+            return copies
+        with torch.no_grad():
+            table = self._table(copies.terms, self.coarse.decode(shift))(self.coarse.rows)
+            log_px = objectives.log_sum_exp_(table, 1).view_as(copies.log_weight)
+            likely = (log_px + copies.log_weight).topk(self.n_copies, 1).indices
+        return copies.chosen(likely)
 
     def _table(self, terms: Terms, decode: Decode) -> Decode:
         return lambda rows: self.model.likelihood.table(terms, decode(rows))
@@ -134,7 +167,7 @@ class TrainingBound:
     model : Model
     points : sequence of Tensor of shape (n_points, n_components)
         One lattice or two, in turns, float64.
-    x, n_bytes, spared
+    x, n_bytes, spared, n_copies
         As for `LatticeBound`.
     """
 
@@ -146,8 +179,12 @@ class TrainingBound:
         *,
         n_bytes: int,
         spared: float | None,
+        n_copies: int | None = None,
     ) -> None:
-        bounds = [LatticeBound(model, z, x, n_bytes=n_bytes, spared=spared) for z in points]
+        bounds = [
+            LatticeBound(model, z, x, n_bytes=n_bytes, spared=spared, n_copies=n_copies)
+            for z in points
+        ]
         self.model, self.coarse, self.fine = model, bounds[0], bounds[-1]
 
     @property
@@ -158,6 +195,7 @@ class TrainingBound:
     def __call__(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         """Return the bound of rows x (n, d) under a random shift, or without a generator none."""
         if generator is None:
-            return self.fine(x)
+            n_rows = max(1, len(x) // self.model.n_copies)
+            return torch.cat([self.fine(some) for some in x.split(n_rows)])
         bound = self.coarse if self.model.progress < _FINE else self.fine
         return bound(x, lattices.random_shift(self.model.n_components, generator))

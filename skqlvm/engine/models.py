@@ -15,6 +15,7 @@ from . import networks
 from .likelihoods import ExponentialFamily, Terms
 from .priors import Prior
 from .proposals import Proposal, proposal
+from .transformations import Transformations
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class Model(nn.Module):
     likelihood : ExponentialFamily
     harmonic_order : int, optional
         Highest order of harmonics that suit the data, of the decoder and of moments.
+    transformations : Transformations, optional
+        Maps of rows that do not matter: p(x | z) is of a row that one of them has been applied to.
 
     Attributes
     ----------
@@ -97,11 +100,18 @@ class Model(nn.Module):
         decoder: nn.Module,
         likelihood: ExponentialFamily,
         harmonic_order: int | None = None,
+        transformations: Transformations | None = None,
     ) -> None:
         super().__init__()
         self.n_components, self.prior = n_components, prior
         self.decoder, self.likelihood = decoder, likelihood
         self.harmonic_order = harmonic_order
+        self.transformations = transformations
+
+    @property
+    def n_copies(self) -> int:
+        """Copies that a row is worth, one for each transformation."""
+        return 1 if self.transformations is None else len(self.transformations)
 
     @property
     def like(self) -> Tensor:
@@ -139,12 +149,17 @@ class Model(nn.Module):
         Returns
         -------
         Tensor of shape (m, n_features)
-            From p(x | z), or without noise its mean, in the dtype of u.
+            From p(x | z), or without noise its mean, in the dtype of u; with a transformation
+            undone, drawn by its probability, where there are any.
         """
         z = self.prior.quantile(u)
-        if not noise:
-            return self.mean(z)
-        return self.likelihood.sample(self.outputs(z).to(z.dtype), generator)
+        if noise:
+            x = self.likelihood.sample(self.outputs(z).to(z.dtype), generator)
+        else:
+            x = self.mean(z)
+        if self.transformations is None:
+            return x
+        return self.transformations.undone(x, self.transformations.drawn(len(x), generator))
 
 
 class EncoderModel(Model):

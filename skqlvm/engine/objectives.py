@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from .models import Draws
 from .priors import Prior
 
-_FAR = -60.0
+FAR = -60.0
 """Log-weights below the largest, in nats, that are as good as none; less would be denormal."""
 
 _CACHED = 512
@@ -32,6 +32,16 @@ def log_mean_exp(log_w: Tensor, dim: int = -1) -> Tensor:
     return torch.logsumexp(log_w, dim) - log(log_w.shape[dim])
 
 
+def log_sum_exp_(log_w: Tensor, dim: int) -> Tensor:
+    """Return ``log sum_j exp(log_w_j)`` over one axis of a tensor, which is overwritten.
+
+    It takes no time for numbers that are denormal, and no memory.
+    """
+    top = log_w.amax(dim, keepdim=True).clamp(min=torch.finfo(log_w.dtype).min)
+    total = log_w.sub_(top).clamp_(min=FAR).exp_().sum(dim)
+    return total.log() + top.squeeze(dim)
+
+
 def lattice_bound(
     table: Callable[[Tensor], Tensor],
     points: Tensor,
@@ -39,6 +49,7 @@ def lattice_bound(
     *,
     spared: float | None = None,
     expected: Callable[[Tensor, Tensor], Tensor] | None = None,
+    log_copies: Tensor | None = None,
 ) -> Tensor:
     """Return the lattice's bound on log p(x) for each row.
 
@@ -66,6 +77,9 @@ def lattice_bound(
     expected : callable, optional
         Maps points (m, k) and weights (n, m) to what has the gradient of the weighted sum of the
         table over the points, (n,), where that is cheaper than the table; only with `spared`.
+    log_copies : Tensor of shape (n_samples, n_copies), optional
+        Log weights of the copies that each row is worth: the rows of the table are the copies, and
+        the bound is ``log 1/m sum_j sum_s exp(log_copies_is) p(x_is | z_j)``.
 
     Returns
     -------
@@ -74,13 +88,12 @@ def lattice_bound(
     """
     chunk_size = len(points) if chunk_size is None else chunk_size
     n_at_once = min(chunk_size, _CACHED) if points.device.type == "cpu" else chunk_size
-    if not torch.is_grad_enabled():
-        return _bound_of_all(table, points, n_at_once)
-    if spared is None:
-        return _bound_of_all(table, points, chunk_size)
+    if spared is None or not torch.is_grad_enabled():
+        n_at_once = chunk_size if torch.is_grad_enabled() else n_at_once
+        return _over_copies(_bound_of_all(table, points, n_at_once), log_copies)
     with torch.no_grad():
         whole = torch.cat([table(chunk) for chunk in points.split(n_at_once)], 1)
-        bound, weights = _posterior(whole)
+        bound, weights, shares = _posterior(whole, log_copies)
         active = _active(weights.sum(0), spared)
     pairs = zip(
         points[active].split(chunk_size), weights[:, active].split(chunk_size, 1), strict=True
@@ -91,6 +104,8 @@ def lattice_bound(
     else:
         drawn = [checkpoint(expected, *pair, use_reentrant=False) for pair in pairs]
     through = torch.stack(drawn, 1).sum(1)
+    if log_copies is not None and shares is not None:
+        through = (through.view_as(log_copies) + shares * log_copies).sum(1)
     return bound + (through - through.detach())
 
 
@@ -108,13 +123,28 @@ def _bound_of_all(table: Callable[[Tensor], Tensor], points: Tensor, chunk_size:
     return torch.logsumexp(torch.stack(sums, 1), 1) - log(len(points))
 
 
-def _posterior(table: Tensor) -> tuple[Tensor, Tensor]:
-    """The log mean exp of each row of a table, which is overwritten, and its responsibilities."""
+def _over_copies(log_px: Tensor, log_copies: Tensor | None) -> Tensor:
+    """The log sum over the copies of each row, (n * S,) -> (n,); without copies, what came."""
+    if log_copies is None:
+        return log_px
+    return torch.logsumexp(log_px.view_as(log_copies) + log_copies, 1)
+
+
+def _posterior(table: Tensor, log_copies: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The bound on each row of a table, which is overwritten, and its responsibilities.
+
+    With copies, these sum to one over the points and copies of a row; the third part is what each
+    copy has of them, (n, S).
+    """
     top = table.amax(1, keepdim=True)
-    weights = table.sub_(top).clamp_(min=_FAR).exp_()
+    weights = table.sub_(top).clamp_(min=FAR).exp_()
     total = weights.sum(1, keepdim=True)
-    bound = (total.log() + top)[:, 0] - log(table.shape[1])
-    return bound, weights.div_(total)
+    log_px = (total.log() + top)[:, 0] - log(table.shape[1])
+    bound = _over_copies(log_px, log_copies)
+    if log_copies is None:
+        return bound, weights.div_(total), None
+    shares = (log_px.view_as(log_copies) + log_copies - bound[:, None]).exp()
+    return bound, weights.mul_((shares.view_as(total) / total).to(weights)), shares
 
 
 def _active(responsibility: Tensor, spared: float) -> Tensor:

@@ -86,9 +86,46 @@ def log_marginal(model: Model, maps: Iterable[atlas.Atlas], rows: Iterable[Tenso
     return torch.logsumexp(torch.stack(sums, 1), 1) - log(n_points)
 
 
+def joint(model: Model, chart: atlas.Atlas, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the log weights of all transformations and points for rows x (n, d), and an offset.
+
+    Returns
+    -------
+    log_w : Tensor of shape (n_samples, n_transformations, n_points)
+        ``log [ pi_s p(W_s x_i | z_j) |det W_s| w_j ]`` less the row's offset, in the dtype of x;
+        with one transformation that changes nothing if the model has none.
+    offset : Tensor of shape (n_samples,)
+        In nats.
+    """
+    maps, likelihood = model.transformations, model.likelihood
+    if maps is None:
+        return chart.relative(likelihood, x)[:, None], chart.offset(likelihood, x)
+    copies = maps.copies(x)
+    log_weight, offset = maps.log_weight(chart.offset(likelihood, copies))
+    log_w = chart.relative(likelihood, copies).unflatten(0, log_weight.shape)
+    return log_w.add_(log_weight[:, :, None]), offset
+
+
+def relative(model: Model, chart: atlas.Atlas, x: Tensor) -> Tensor:
+    """Return the log weights of the points for rows x (n, d), up to a constant for each row.
+
+    Which transformation it was is summed over.
+
+    Returns
+    -------
+    Tensor of shape (n_samples, n_points)
+        In the dtype of x.
+    """
+    if model.transformations is None:
+        return chart.relative(model.likelihood, x)
+    return objectives.log_sum_exp_(joint(model, chart, x)[0], 1)
+
+
 def _log_sum(model: Model, chart: atlas.Atlas, x: Tensor) -> Tensor:
-    relative = chart.relative(model.likelihood, x)
-    return torch.logsumexp(relative, 1) + chart.offset(model.likelihood, x)
+    log_w, offset = joint(model, chart, x)
+    if model.transformations is None:
+        return torch.logsumexp(log_w[:, 0], 1) + offset
+    return objectives.log_sum_exp_(log_w.flatten(1), 1) + offset
 
 
 def standard_error(

@@ -1,0 +1,219 @@
+"""What can be asked of the estimator whose posterior is over a lattice."""
+
+import numpy as np
+import torch
+from sklearn.base import TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from . import _readouts
+from ._estimator import checked_finite
+from ._rows import as_tensor
+from .engine import objectives, posteriors, quadrature
+from .engine.precision import own_settings
+
+
+class LatticeQueries(TransformerMixin):
+    """Mixin of the estimator that keeps a decoded lattice, `_atlas`, of the points `lattice_`."""
+
+    def transform(self, X):
+        """Return where the rows of X lie on the torus.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components)
+            In turns, [0, 1); or the cosines and sines, or the posterior means of harmonics, as
+            `output` says.
+        """
+        return self._embedded(X, self.output)
+
+    def coordinates(self, X):
+        """Return where the rows of X lie on the torus in turns, whatever `output` says.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components)
+            In [0, 1).
+        """
+        return self._embedded(X, "turns")
+
+    def inverse_transform(self, Z):
+        """Return the mean of p(x | z) at points of the torus, before any transformation.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n_samples, n_columns)
+            What `transform` returns; angles may be any real numbers.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+        """
+        check_is_fitted(self)
+        Z = self._points(Z, self._n_features_out, f"inverse_transform of output={self.output!r}")
+        z = _readouts.turns(Z, self.output, self._model.n_components)
+        return self._over_rows(z, self._model.mean)
+
+    def reconstruct(self, X):
+        """Return the posterior mean of the decoded data, ``E[f(z) | x]``.
+
+        It is the best reconstruction in squared error. With `transformations` it is in the pose of
+        the row: the mean of ``W_s^-1 f(z)`` over their posterior too.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+        """
+        X = self._queried(X)
+        mean = as_tensor(self._over_rows(self.lattice_, self._model.mean), self._model.like.device)
+
+        def reconstruct(x):
+            log_w, _ = quadrature.joint(self._model, self._atlas, x)
+            return _reconstructed(self._model.transformations, log_w, mean.to(log_w))
+
+        return self._over_rows(X, reconstruct, self._row_bytes(X))
+
+    def posterior(self, X):
+        """Return the posterior probabilities of the points of `lattice_`; rows sum to 1.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_points_eval)
+        """
+        return self._from_table(
+            self._queried(X), lambda log_w, _: posteriors.responsibilities(log_w)
+        )
+
+    def transformation_posterior(self, X):
+        """Return the posterior probabilities of the `transformations`; rows sum to 1.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_transformations)
+            In the order of `transformations_`; a single column of ones if there are none.
+        """
+        X = self._queried(X)
+
+        def of_rows(x):
+            log_w, _ = quadrature.joint(self._model, self._atlas, x)
+            return posteriors.responsibilities(objectives.log_sum_exp_(log_w, 2))
+
+        return self._over_rows(X, of_rows, self._row_bytes(X))
+
+    def score_samples(self, X, return_std=False):
+        """Return the log marginal likelihood of every row, in nats, over the evaluation lattice.
+
+        ``log 1/m sum_j p(x | z_j)``: a log mean exp, comparable between lattices of any size. With
+        `transformations`, p(x | z) is their sum, ``sum_s pi_s p(W_s x | z) |det W_s|``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        return_std : bool, default=False
+            Also return the standard error of the quadrature: the standard deviation of the result
+            over 8 independent random shifts of the lattice. Each shift is decoded anew.
+
+        Returns
+        -------
+        nats : ndarray of shape (n_samples,)
+        std : ndarray of shape (n_samples,)
+            Only if `return_std`.
+        """
+        X = self._queried(X)
+        with own_settings(gradients=False):
+            rows = self._chunks(X, self._row_bytes(X))
+            nats = quadrature.log_marginal(self._model, [self._atlas], rows).numpy()
+            if not return_std:
+                return checked_finite(nats)
+            std = quadrature.standard_error(self._model, torch.from_numpy(self.lattice_), rows)
+        return checked_finite(nats), std.numpy()
+
+    def get_feature_names_out(self, input_features=None):
+        """Return the names of the columns of `transform`.
+
+        Turns are numbered; cosines and sines are named by their angle, as ``cos(z0)``.
+
+        Parameters
+        ----------
+        input_features : ignored
+
+        Returns
+        -------
+        ndarray of str
+        """
+        check_is_fitted(self)
+        if self.output == "turns":
+            return super().get_feature_names_out(input_features)
+        names = _readouts.column_names(self.output, self._model.n_components, self._order)
+        return np.asarray(names, dtype=object)
+
+    @property
+    def decoder_(self):
+        """The fitted decoder, a torch module."""
+        return self._model.decoder
+
+    @property
+    def latent_period_(self):
+        """Period of the columns that `transform` returns: 1 for turns, else None."""
+        return 1.0 if self.output == "turns" else None
+
+    @property
+    def _order(self):
+        return self.harmonic_order_ if self.harmonic_order == "auto" else int(self.harmonic_order)
+
+    @property
+    def _n_features_out(self):
+        _readouts.check(self)
+        return _readouts.n_columns(self.output, self._model.n_components, self._order)
+
+    def _row_bytes(self, X):
+        """Working memory of a row: that of each of its copies."""
+        return self._table_bytes(X, len(self.lattice_)) * self._model.n_copies
+
+    def _embedded(self, X, output):
+        X = self._queried(X)
+        _readouts.check(self)
+
+        def embed(log_w, points):
+            return _readouts.embed(log_w, points, self.embedding, output, self._order)
+
+        return self._from_table(X, embed)
+
+    def _from_table(self, X, function):
+        """Apply a function of log weights and points to all rows of X, some at a time."""
+
+        def of_rows(x):
+            log_w = quadrature.relative(self._model, self._atlas, x)
+            return function(log_w, self._atlas.points.to(log_w))
+
+        return self._over_rows(X, of_rows, self._row_bytes(X))
+
+
+def _reconstructed(maps, log_w, mean):
+    """The posterior mean, in the pose of the row, of decoded rows (m, d); log weights (n, S, m)."""
+    if maps is None:
+        return posteriors.responsibilities(log_w[:, 0]) @ mean
+    shares = posteriors.responsibilities(torch.logsumexp(log_w, 2))
+    posed = posteriors.responsibilities(log_w).flatten(0, 1) @ mean
+    numbers = torch.arange(len(maps)).repeat(len(log_w))
+    rows = maps.undone(posed, numbers).unflatten(0, shares.shape)
+    return (shares[:, None] @ rows)[:, 0]
