@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable
-from math import isfinite, radians, sin, tan
+from math import isfinite, isqrt, radians, sin, tan
 from numbers import Integral, Real
 from typing import NamedTuple
 
@@ -17,7 +17,8 @@ SHAPING = ("transformations", "transformation_prior")
 
 PRIORS = ("learned", "uniform")
 
-_ALL_TRAINED, _FEWEST_TRAINED, _SHARE_TRAINED = 4, 3, 0.3
+_ALL_TRAINED = 4
+"""Maps up to which choosing among the copies of a row costs more than it saves."""
 
 
 class _Map(NamedTuple):
@@ -163,10 +164,8 @@ def build(estimator, n_features, likelihood):
 
 
 def n_trained(n_maps):
-    """Return how many copies of a row a step of training goes through, of so many."""
-    if n_maps <= _ALL_TRAINED:
-        return n_maps
-    return max(_FEWEST_TRAINED, round(_SHARE_TRAINED * n_maps))
+    """Return how many copies of a row a step of training goes through: the root of them all."""
+    return n_maps if n_maps <= _ALL_TRAINED else isqrt(n_maps - 1) + 1
 
 
 def learned(maps):
