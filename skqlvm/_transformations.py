@@ -165,7 +165,7 @@ def build(estimator, n_features, likelihood):
 
 def n_trained(n_maps):
     """Return how many copies of a row a step of training goes through: the root of them all."""
-    return n_maps if n_maps <= _ALL_TRAINED else isqrt(n_maps - 1) + 1
+    return n_maps if n_maps <= _ALL_TRAINED else isqrt(n_maps)
 
 
 def learned(maps):

@@ -398,7 +398,7 @@ def test_no_transformations_are_one_that_is_certain(images):
 
 
 def test_copies_in_training_do_not_change_what_many_maps_say(images):
-    """Eight of twelve maps are left out of a step, and none of a score."""
+    """Nine of twelve maps are left out of a step, and none of a score."""
     shifts = list(itertools.product(range(3), range(4)))
     model = small(
         likelihood="bernoulli", image_shape=(1, 3, 5), transformations={"shift": shifts}
