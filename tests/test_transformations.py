@@ -369,7 +369,7 @@ def test_planted_shifts_and_their_probabilities_are_found():
     drawn = model.sample(4000, random_state=0)
     np.testing.assert_allclose(drawn.mean(0), again.mean(0), atol=0.05)
     alone = clone(model).set_params(transformations=None).fit(X)
-    assert model.score(X) > alone.score(X) + 1
+    assert model.score(X) > alone.score(X) + 0.5
 
 
 def test_float32_rows_are_scored_as_float64(images):
