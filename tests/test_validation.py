@@ -301,7 +301,7 @@ def test_queries_check_that_there_is_a_fit_and_that_features_agree(X):
 
 def test_likelihood_factory_is_checked_before_training(X):
     with pytest.raises(
-        TypeError, match=r"likelihood expects a factory of .*Likelihood, but it made None"
+        TypeError, match=r"likelihood expects a factory of .*ExponentialFamily, but it made None"
     ):
         QLVMEmbedding(**TINY, likelihood=lambda d: None).fit(X)
     with pytest.raises(ValueError, match="for 3 it made one of 7 features"):
