@@ -73,7 +73,7 @@ class Untouchable(nn.Module):
         (
             {"batch_size": True},
             TypeError,
-            "batch_size expects an integer of at least 1, but got True",
+            "batch_size expects an integer of at least 1 or 'auto', but got True",
         ),
         (
             {"harmonic_order": 0},
