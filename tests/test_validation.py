@@ -73,7 +73,7 @@ class Untouchable(nn.Module):
         (
             {"batch_size": True},
             TypeError,
-            "batch_size expects an integer of at least 1, but got True",
+            "batch_size expects an integer of at least 1 or 'auto', but got True",
         ),
         (
             {"harmonic_order": 0},
@@ -301,7 +301,7 @@ def test_queries_check_that_there_is_a_fit_and_that_features_agree(X):
 
 def test_likelihood_factory_is_checked_before_training(X):
     with pytest.raises(
-        TypeError, match=r"likelihood expects a factory of .*Likelihood, but it made None"
+        TypeError, match=r"likelihood expects a factory of .*ExponentialFamily, but it made None"
     ):
         QLVMEmbedding(**TINY, likelihood=lambda d: None).fit(X)
     with pytest.raises(ValueError, match="for 3 it made one of 7 features"):
