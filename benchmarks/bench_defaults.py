@@ -19,10 +19,10 @@ from sklearn.datasets import load_wine, make_swiss_roll
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
-from skqlvm import IWAEEmbedding, QLVMEmbedding, VAEEmbedding
+from skqlvm import IWAEEmbedding, QLVMEmbedding, VAEEmbedding, _fitting
 from skqlvm._encoder_queries import EncoderQueries
 from skqlvm._estimator import LatentEstimator
-from skqlvm.engine import networks, proposals, torus
+from skqlvm.engine import marginal, networks, optimizers, proposals, torus
 from skqlvm.engine.likelihoods import continuous
 
 CONSTANTS = {
@@ -32,7 +32,11 @@ CONSTANTS = {
     "noise_start": (continuous, "_FIRST_NOISE"),
     "noise_speed": (continuous, "_SPEED"),
     "auto_passes": (LatentEstimator, "_auto_passes"),
-    "auto_steps": (LatentEstimator, "_auto_steps"),
+    "auto_steps": (QLVMEmbedding, "_auto_steps"),
+    "batch_sizes": (QLVMEmbedding, "_auto_batch_sizes"),
+    "weight_decay": (optimizers, "_DECAY"),
+    "joined": (_fitting, "_JOINED"),
+    "fine": (marginal, "_FINE"),
     "encoder_passes": (EncoderQueries, "_auto_passes"),
     "encoder_steps": (EncoderQueries, "_auto_steps"),
     "posterior_start": (proposals, "_FIRST_LOG_VARIANCE"),
@@ -57,11 +61,22 @@ CHANGES = [
     {"hidden_layer_sizes": (512, 256)},
     {"learning_rate": 2e-3},
     {"learning_rate": 8e-3},
-    {"auto_passes": 25, "auto_steps": (250, 1000)},
-    {"auto_passes": 100, "auto_steps": (1000, 4000)},
+    {"learning_rate": 1.4e-2},
+    {"auto_passes": 25, "auto_steps": (250, 400)},
+    {"auto_passes": 100, "auto_steps": (1000, 1600)},
     {"n_points": 377},
+    {"n_points": 987},
     {"n_points": 1597},
-    {"batch_size": 256},
+    {"fine": 0.2},
+    {"fine": 0.7},
+    {"batch_sizes": (128,), "auto_steps": (500, 2500)},
+    {"batch_sizes": (256,)},
+    {"weight_decay": 0.0},
+    {"weight_decay": 10.0},
+    {"weight_decay": 100.0},
+    {"joined": 1.0},
+    {"n_iter_no_change": None},
+    {"n_iter_no_change": 8},
 ]
 
 ENCODER_CHANGES = [

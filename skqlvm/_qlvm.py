@@ -255,7 +255,7 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         weights = torch.cat([posteriors.responsibilities(table) for table in tables])
         effective = float(posteriors.effective_points(weights).median())
         if effective < _FEWEST_EFFECTIVE < len(points):
-            error = float(quadrature.standard_error(model, points, rows).median())
+            error = float(quadrature.standard_error(model, points, rows, refined=True).median())
             _checks.warn_if_coarse(effective, len(points), error)
         found = {
             "lattice_": points.numpy(),

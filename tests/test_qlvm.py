@@ -491,7 +491,7 @@ def test_noise_does_not_collapse_with_nothing_held_out():
     collapsed = small(max_iter=600, validation_fraction=0, hidden_layer_sizes=(64,))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("skqlvm._fitting._PRIOR_ROWS", 0)
-        assert collapsed.fit(X).score(fresh) < alone.score(fresh) - 3
+        assert collapsed.fit(X).score(fresh) < alone.score(fresh) - 2
 
 
 def test_columns_of_unequal_scale_are_all_reconstructed(X):

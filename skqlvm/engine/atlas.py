@@ -54,6 +54,22 @@ class Atlas(NamedTuple):
         points, coordinates = self.points.cpu(), self.coordinates.cpu()
         return Atlas(points, coordinates, directions, self.center.cpu(), self.bias.cpu())
 
+    def along(self, other: Atlas) -> Atlas:
+        """Return the atlas in the directions of another one, if it lies in them; else itself.
+
+        Products for single points are cheaper then, as they are few. This one is not factored.
+        """
+        if other.directions is None:
+            return self
+        center, directions = other.center, other.directions
+        with full_precision():
+            coordinates = (self.coordinates - center.to(self.coordinates)) @ directions.T
+            again = torch.addmm(center.to(coordinates), coordinates, directions)
+        distance = (again - self.coordinates).abs().amax()
+        if float(distance) > _ROUNDING * len(directions) * float(self.coordinates.abs().amax()):
+            return self
+        return Atlas(self.points, coordinates, directions, center, self.bias)
+
     def relative(self, likelihood: ExponentialFamily, x: Tensor) -> Tensor:
         """Return log w_ij less `offset`: all that a posterior needs.
 
@@ -72,6 +88,26 @@ class Atlas(NamedTuple):
             if self.directions is not None:
                 statistics = statistics @ self.directions.to(x).T
             return torch.addmm(self.bias.to(x), statistics, self.coordinates.to(x).T)
+
+    def paired(self, likelihood: ExponentialFamily, x: Tensor, index: Tensor) -> Tensor:
+        """Return log w_ij less `offset`, as `relative` has it, at points of each row's own.
+
+        Parameters
+        ----------
+        likelihood : ExponentialFamily
+        x : Tensor of shape (n_samples, n_features)
+        index : Tensor of shape (n_samples, n_some), int64
+
+        Returns
+        -------
+        Tensor of shape (n_samples, n_some)
+        """
+        statistics = likelihood.statistics(x)
+        with full_precision():
+            if self.directions is not None:
+                statistics = statistics @ self.directions.to(x).T
+            products = self.coordinates[index].to(x) @ statistics[:, :, None]
+        return products[:, :, 0] + self.bias.to(x)[index]
 
     def offset(self, likelihood: ExponentialFamily, x: Tensor) -> Tensor:
         """Return the part of log w_ij that is the same at all points, in nats: x (n, d) -> (n,)."""
@@ -106,7 +142,7 @@ def chart(
     factored : bool
     """
     eta = likelihood.natural(outputs)
-    parts = [likelihood.log_normalizer(part.double()).sum(-1) for part in eta.split(1024)]
+    parts = [likelihood.total_log_normalizer(part.double()) for part in eta.split(512)]
     points = points.to(eta.device)
     bias = log_weight.to(eta.device).double() - torch.cat(parts)
     whole = (eta.new_zeros(eta.shape[1]), eta, None)

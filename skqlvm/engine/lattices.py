@@ -8,6 +8,7 @@ digit of a coordinate is already wrong at m = 6765.
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import product
 from math import gcd, pi
 
 import torch
@@ -151,6 +152,40 @@ def nested(n_components: int, n_points: int) -> Tensor:
     return (index[:, None] * torch.tensor(_EXTENSIBLE[:n_components]) % n_points).to(
         torch.float64
     ) / n_points
+
+
+def basis(points: Tensor) -> Tensor:
+    """Return short vectors that span a lattice, (n_components, n_components), one a row.
+
+    They are as short as can be: up to three dimensions, the shortest independent vectors are a
+    basis.
+
+    Parameters
+    ----------
+    points : Tensor of shape (n_points, n_components)
+        A lattice in turns, shifted or not, its points in any order.
+    """
+    steps = torus.difference(points, points[0])
+    candidates = torch.cat([steps, torch.eye(points.shape[1]).to(points)])
+    candidates = candidates[candidates.norm(dim=1).argsort()]
+    chosen = candidates[:0]
+    for step in candidates:
+        longer = torch.cat([chosen, step[None]])
+        if torch.linalg.matrix_rank(longer, rtol=1e-6) == len(longer):
+            chosen = longer
+        if len(chosen) == points.shape[1]:
+            break
+    return chosen
+
+
+def subdivision(points: Tensor) -> Tensor:
+    """Return the shifts, (3^k, k), under which copies of a lattice make a 3^k times finer one.
+
+    The first is none; the others lead from a point to the rest of its cell, whose centre it is.
+    """
+    k = points.shape[1]
+    thirds = torch.tensor(list(product((0.0, 1.0, -1.0), repeat=k)), dtype=points.dtype) / 3
+    return thirds.to(points.device) @ basis(points)
 
 
 def random_shift(n_components: int, generator: torch.Generator) -> Tensor:
