@@ -3,7 +3,7 @@ written plainly.
 
     python benchmarks/bench_speed.py --data DIR
 
-Three measurements, contenders in turn in one process:
+Four measurements, contenders in turn in one process:
 
 * pass: seconds of a training pass over 10,000 digits, batch 128, on 987 points, decoder 4 -> 500 ->
   784. The research formula against the package's engine, from the same weights, on the same batches
@@ -11,11 +11,12 @@ Three measurements, contenders in turn in one process:
   test nats.
 * gaussian: forward and backward of the mean log-mean-exp of a Gaussian table, 128 rows and 987
   points of 784 features, by one product against the difference of all rows and all points.
+* step: a training step of the default decoder, late in a training, against the matrix products in
+  it alone, in the precision that they have there.
 * transform: 10,000 digits on 6,765 points, decoded once by the package against decoded for each
   batch of 128 by the research formula, for both built-in decoders.
 """
 
-from functools import partial
 from math import log, pi
 from statistics import median
 
@@ -28,18 +29,34 @@ from skqlvm import QLVMEmbedding
 from skqlvm.engine import (
     lattices,
     likelihoods,
+    marginal,
     models,
     networks,
     objectives,
     optimizers,
+    precision,
     priors,
     quadrature,
     training,
 )
 
 _BATCH = 128
-_SIZES = {"n_rows": 10_000, "n_hidden": 500, "n_points": 987, "n_points_eval": 6765, "repeats": 7}
-_QUICK = {"n_rows": 500, "n_hidden": 50, "n_points": 89, "n_points_eval": 233, "repeats": 2}
+_SIZES = {
+    "n_rows": 10_000,
+    "n_hidden": 500,
+    "n_points": 987,
+    "n_points_eval": 6765,
+    "n_batch": 512,
+    "repeats": 7,
+}
+_QUICK = {
+    "n_rows": 500,
+    "n_hidden": 50,
+    "n_points": 89,
+    "n_points_eval": 233,
+    "n_batch": 64,
+    "repeats": 2,
+}
 
 
 def main(argv=None):
@@ -55,6 +72,7 @@ def main(argv=None):
     rows = [
         *_passes(arguments, report, sizes),
         *_gaussian(arguments, report, sizes),
+        *_step(arguments, report, sizes),
         *_transform(arguments, report, sizes),
     ]
     measurement.print_table(
@@ -141,11 +159,14 @@ class PackagePasses:
     """Train by the package's engine, a pass at a time; with layers rounded to bfloat16 or not."""
 
     def __init__(self, x, points, initial, seed, device, rounded, n_passes):
-        self.x, self.points = x, points
+        self.x = x
         decoder = networks.MLPDecoder(2, x.shape[1], (initial.hidden.out_features,), order=1)
         decoder, likelihood = _copied(initial, decoder), likelihoods.Bernoulli(x.shape[1])
         self.model = models.Model(2, priors.UniformTorus(), decoder, likelihood).to(device)
         self.model.allow_bfloat16(rounded)
+        self.bound = marginal.LatticeBound(
+            self.model, points, x[:_BATCH], n_bytes=2**30, spared=1e-2 if rounded else 2**-24
+        )
         self.generator, self.state = torch.Generator().manual_seed(seed), training.State()
         self.n_batches = -(-len(x) // _BATCH)
         self.settings = training.Settings(
@@ -157,10 +178,7 @@ class PackagePasses:
         )
 
     def _nats(self, batch):
-        z = lattices.shifted(self.points, lattices.random_shift(2, self.generator))
-        terms = self.model.likelihood.terms(self.x[batch])
-        table = partial(self.model.table, terms)
-        return objectives.lattice_bound(table, z.to(self.model.like)) + terms.base
+        return self.bound(self.x[batch], lattices.random_shift(2, self.generator))
 
     def __call__(self):
         training.train(
@@ -272,6 +290,77 @@ def _backward(value, outputs):
     """Return a value and its gradient with respect to the outputs."""
     (gradient,) = torch.autograd.grad(value, outputs)
     return float(value.detach()), gradient
+
+
+def _step(arguments, report, sizes):
+    """A step of a model that was trained before, and its products."""
+    n_rows = sizes["n_batch"]
+    x = measurement.rows_of_784(arguments, sizes["n_rows"])
+    model = QLVMEmbedding(
+        n_points=sizes["n_points"],
+        likelihood="bernoulli",
+        batch_size=n_rows,
+        random_state=arguments.seeds[0],
+        device=arguments.device,
+        max_iter=3,
+    ).fit(x)
+    fitted, rows = model._model.train(), torch.from_numpy(x).to(arguments.device)
+    fitted.allow_bfloat16(True)
+    bound = marginal.LatticeBound(
+        fitted, lattices.lattice(2, sizes["n_points"]), rows[:n_rows], n_bytes=2**30, spared=1e-2
+    )
+    optimizer = optimizers.adam_with_decay(dict(fitted.named_parameters()))
+    generator, decoded = torch.Generator().manual_seed(arguments.seeds[0]), []
+    fitted.decoder.layers.register_forward_pre_hook(
+        lambda _, inputs: decoded.append(len(inputs[0])) if torch.is_grad_enabled() else None
+    )
+
+    def step():
+        batch = rows[torch.randint(len(rows), (n_rows,), generator=generator).to(rows.device)]
+        loss = -bound(batch, lattices.random_shift(2, generator)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(fitted.parameters(), 100.0)
+        optimizer.step()
+
+    step()
+    coarse = precision.multiplies_bfloat16(rows.device)
+    products = _products(fitted.decoder, rows[:n_rows], sizes["n_points"], decoded[-1], coarse)
+    contenders = {"products alone": products, "step": step}
+    measurement.alternate(contenders, 10, arguments.device)
+    seconds = measurement.alternate(contenders, 7 * sizes["repeats"], arguments.device)
+    ratio = median(seconds["step"]) / median(seconds["products alone"])
+    agreement = {"products alone": "", "step": f"{ratio:.2f} times its products (2.5)"}
+    shared = {"n_rows": n_rows, "n_points": sizes["n_points"], "n_active": decoded[-1]}
+    return _tabulated(report, "step", seconds, {}, agreement, **shared)
+
+
+def _products(decoder, x, n_points, n_active, coarse):
+    """Return a function that makes the matrix products of a step, and nothing else."""
+    dtype = torch.bfloat16 if coarse else torch.float32
+    weights = [
+        layer.weight.detach().to(dtype) for layer in decoder.layers if isinstance(layer, nn.Linear)
+    ]
+    sizes = (n_points, n_active)
+    inputs = [
+        [torch.rand(size, w.shape[1], device=x.device).to(dtype) for w in weights] for size in sizes
+    ]
+    outputs = [torch.rand(size, x.shape[1], device=x.device).to(dtype) for size in sizes]
+    rows, shares = x.to(dtype), torch.rand(len(x), n_active, device=x.device)
+
+    def run():
+        for layers in inputs:
+            for h, w in zip(layers, weights, strict=True):
+                h @ w.T
+        for _ in range(2 if coarse else 1):
+            rows @ outputs[0].T
+        shares.T @ x
+        for h, w in zip(inputs[1], weights, strict=True):
+            gradient = torch.empty(n_active, len(w), dtype=dtype, device=x.device)
+            gradient.T @ h
+            gradient @ w
+
+    return run
 
 
 def redecoded_transform(decoder, loc, points, x):
