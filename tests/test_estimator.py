@@ -138,17 +138,24 @@ def test_parameters_without_meaning_are_named(kind, parameters, error, message, 
 
 
 class Odd(nn.Module):
-    """A decoder with something wrong about it."""
+    """A network with something wrong about it."""
 
-    def __init__(self, d, how):
+    def __init__(self, n_inputs, n_outputs, how):
         super().__init__()
         dtype = {"complex": torch.complex64, "half": torch.float16}.get(how, torch.float32)
         device = "meta" if how == "meta" else "cpu"
-        self.layer, self.how = nn.Linear(2, d, dtype=dtype, device=device), how
+        self.layer = nn.Linear(n_inputs, n_outputs, dtype=dtype, device=device)
+        self.how = how
 
     def forward(self, z):
         if self.how == "in place":
             z += 1
+        elif self.how == "mul" or (self.how == "mul in eval" and not self.training):
+            z.mul_(2)
+        elif self.how == "sin":
+            z.mul_(6.28).sin_()
+        elif self.how == "fails in eval" and not self.training:
+            raise RuntimeError("no statistics")
         outputs = self.layer(z.to(self.layer.weight.dtype))
         return {
             "detached": outputs.detach(),
@@ -157,13 +164,20 @@ class Odd(nn.Module):
         }.get(self.how, outputs)
 
 
+IN_PLACE = [
+    (how, ValueError, "but it changes them in place")
+    for how in ("in place", "mul", "sin", "mul in eval")
+]
+
+
 @pytest.mark.parametrize(
     ("how", "error", "message"),
     [
         ("complex", TypeError, "float32 or float64 parameters, but layer.weight is .*complex64"),
         ("half", TypeError, "float32 or float64 parameters, but layer.weight is .*float16"),
         ("meta", TypeError, "float32 or float64 parameters, but layer.weight is a meta tensor"),
-        ("in place", ValueError, "but it changes them in place"),
+        *IN_PLACE,
+        ("fails in eval", ValueError, r"in eval\(\) too, but it failed for .*: no statistics"),
         ("detached", ValueError, "but they are detached"),
         ("first rows", ValueError, r"maps? \(3, 2\) to \(3, 5\), but the output is \(2, 5\)"),
         ("tuple", TypeError, "modules that return a tensor"),
@@ -171,7 +185,24 @@ class Odd(nn.Module):
 )
 def test_odd_decoders_are_refused_before_training(how, error, message, X):
     with pytest.raises(error, match=f"decoder expects .*{message}"):
-        tiny(decoder=lambda k, d: Odd(d, how)).fit(X)
+        tiny(decoder=lambda k, d: Odd(k, d, how)).fit(X)
+
+
+@pytest.mark.parametrize("kind", [VAEEmbedding, IWAEEmbedding])
+@pytest.mark.parametrize(
+    ("how", "error", "message"), [*IN_PLACE, ("fails in eval", ValueError, "too, but it failed")]
+)
+def test_odd_encoders_are_refused_before_training(kind, how, error, message, X):
+    with pytest.raises(error, match=f"encoder expects .*{message}"):
+        tiny(kind, encoder=lambda d, o: Odd(d, o, how)).fit(X)
+
+
+def test_modules_may_be_detached_in_eval(X):
+    class Detached(nn.Linear):
+        def forward(self, z):
+            return super().forward(z) if self.training else super().forward(z).detach()
+
+    assert np.isfinite(tiny(decoder=Detached).fit(X).score_samples(X)).all()
 
 
 @pytest.mark.parametrize(
