@@ -409,6 +409,32 @@ def test_counts_are_whole_numbers():
 
 
 def test_coordinates_are_in_turns_whatever_the_output(X):
+@all_classes
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize(
+    ("column", "named"),
+    [
+        (pd.period_range("2026-01-01", periods=101, freq="D"), r"period\[D\]"),
+        (pd.interval_range(0, 101), r"interval\[int64, right\]"),
+        (pd.arrays.SparseArray(np.arange(101)), r"Sparse\[int64, 0\]"),
+        (pd.arrays.SparseArray(np.arange(101.0)), r"Sparse\[float64, nan\]"),
+    ],
+)
+def test_columns_of_types_of_pandas_are_named(kind, alone, column, named, X):
+    frame = pd.DataFrame({} if alone else {"other": X[:, 0]}, index=range(101)).assign(odd=column)
+    remedy = r"makes sparse ones dense\.$" if "Sparse" in named else r"ColumnTransformer\.$"
+    with pytest.raises(TypeError, match=rf"got 'odd' \({named}\)\. Encode .*{remedy}"):
+        tiny(kind).fit(frame)
+
+
+def test_sparse_columns_are_dense_after_the_remedy(X):
+    dense = pd.DataFrame(X, columns=list("abcde"))
+    remedied = dense.astype({"a": "Sparse[float64]"}).astype(float)
+    np.testing.assert_array_equal(
+        tiny().fit(remedied).transform(remedied), tiny().fit(dense).transform(dense)
+    )
+
+
     model = tiny().fit(X)
     expected = model.transform(X)
     for output in ("cartesian", "moments"):
