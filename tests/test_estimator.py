@@ -372,6 +372,26 @@ def test_text_as_latent_points_is_named(kind, X):
         model.inverse_transform([["a", "b"]])
 
 
+@pytest.mark.parametrize("kind", [VAEEmbedding, IWAEEmbedding])
+def test_latent_points_out_of_reach_are_named(kind, X):
+    model = tiny(kind).fit(X)
+    with pytest.raises(ValueError, match=r"Row 1 of Z is so far from .* Give what transform"):
+        model.inverse_transform([[0.0, 0.0], [1e300, 1e20]])
+
+
+class BoundedBy(nn.Linear):
+    """A decoder that is finite on a part of the torus only."""
+
+    def forward(self, z):
+        return super().forward(z) / (z[:, :1] != 0.75)
+
+
+def test_points_of_the_torus_without_an_image_are_named(X):
+    model = tiny(decoder=BoundedBy).fit(X)
+    with pytest.raises(ValueError, match="Row 2 of Z is so far from"):
+        model.inverse_transform([[0.0, 0.0], [0.5, 0.75], [2.75, 0.0]])
+
+
 @pytest.mark.parametrize(("shape", "image"), [((7, 3, 5), "1, 3, 5"), ((7, 2, 3, 5), "2, 3, 5")])
 @all_classes
 def test_images_are_refused_with_the_way_to_flatten_them(kind, shape, image):
@@ -389,26 +409,6 @@ def test_columns_that_are_no_numbers_are_named(kind, X):
         tiny(kind).fit(frame)
 
 
-def test_message_for_unsuitable_rows_names_the_likelihood_of_the_fit(X):
-    unit = (X - X.min()) / np.ptp(X)
-    model = tiny(likelihood="bernoulli").fit(unit).set_params(likelihood="gaussian")
-    with pytest.raises(ValueError, match=r"likelihood='bernoulli' expects X in \[0, 1\]"):
-        model.transform(X)
-
-
-def test_counts_are_whole_numbers():
-    counts = np.random.default_rng(0).poisson(3, size=(101, 5)).astype(float)
-    for kind in CLASSES:
-        model = tiny(kind, likelihood="poisson").fit(counts)
-        assert np.isfinite(model.score_samples(counts)).all()
-        with pytest.raises(ValueError, match="'poisson' expects whole numbers, but got a value"):
-            model.score_samples(counts + 0.5)
-
-
-# queries
-
-
-def test_coordinates_are_in_turns_whatever_the_output(X):
 @all_classes
 @pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize(
@@ -435,6 +435,26 @@ def test_sparse_columns_are_dense_after_the_remedy(X):
     )
 
 
+def test_message_for_unsuitable_rows_names_the_likelihood_of_the_fit(X):
+    unit = (X - X.min()) / np.ptp(X)
+    model = tiny(likelihood="bernoulli").fit(unit).set_params(likelihood="gaussian")
+    with pytest.raises(ValueError, match=r"likelihood='bernoulli' expects X in \[0, 1\]"):
+        model.transform(X)
+
+
+def test_counts_are_whole_numbers():
+    counts = np.random.default_rng(0).poisson(3, size=(101, 5)).astype(float)
+    for kind in CLASSES:
+        model = tiny(kind, likelihood="poisson").fit(counts)
+        assert np.isfinite(model.score_samples(counts)).all()
+        with pytest.raises(ValueError, match="'poisson' expects whole numbers, but got a value"):
+            model.score_samples(counts + 0.5)
+
+
+# queries
+
+
+def test_coordinates_are_in_turns_whatever_the_output(X):
     model = tiny().fit(X)
     expected = model.transform(X)
     for output in ("cartesian", "moments"):
