@@ -613,3 +613,45 @@ def test_interrupt_in_the_first_step_of_another_pass_does_not_count_it(kind, X, 
     assert model.n_iter_ == 1
     np.testing.assert_array_equal(model.score_samples(X), before)
     assert model.partial_fit(X).n_iter_ == 2
+
+
+def coarse_warnings(caught):
+    return [str(one.message) for one in caught if "posterior of a typical row" in str(one.message)]
+
+
+def test_coarse_warning_says_the_median_error(X):
+    """Two rows in five are far out, where the lattice says little."""
+    X = X * np.where(np.arange(101) % 5 < 2, 30, 1)[:, None]
+    model = tiny(noise_variance=1e-3, n_points_eval=13)
+    with pytest.warns(UserWarning, match="Raise n_points_eval") as caught:
+        model.fit(X)
+    errors = model.score_samples(X, return_std=True)[1]
+    [said] = coarse_warnings(caught)
+    assert "of the 13 points of the evaluation lattice" in said
+    assert f"may be off by {np.median(errors):.1g} nats." in said
+    assert f"{np.median(errors):.1g}" != f"{errors.mean():.1g}"
+
+
+def test_coarse_warning_comes_once_for_a_model_and_a_lattice(X, monkeypatch):
+    """Nor is the lattice decoded again for it."""
+    decoded, charts = [], quadrature.charts
+
+    def recorded(*arguments, **keywords):
+        decoded.append(arguments)
+        return charts(*arguments, **keywords)
+
+    monkeypatch.setattr(quadrature, "charts", recorded)
+
+    def heard(fit):
+        decoded.clear()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            fit(X)
+        return len(coarse_warnings(caught)), len(decoded)
+
+    model = tiny(noise_variance=1e-3, n_points_eval=13)
+    assert [heard(model.partial_fit) for _ in range(3)] == [(1, 9), (0, 1), (0, 1)]
+    assert heard(model.set_params(warm_start=True).fit) == (0, 1)
+    assert heard(model.set_params(n_points_eval=21).partial_fit) == (1, 9)
+    assert heard(pickle.loads(pickle.dumps(model)).partial_fit) == (0, 1)
+    assert heard(model.set_params(warm_start=False).fit) == (1, 9)
