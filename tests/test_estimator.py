@@ -655,3 +655,25 @@ def test_coarse_warning_comes_once_for_a_model_and_a_lattice(X, monkeypatch):
     assert heard(model.set_params(n_points_eval=21).partial_fit) == (1, 9)
     assert heard(pickle.loads(pickle.dumps(model)).partial_fit) == (0, 1)
     assert heard(model.set_params(warm_start=False).fit) == (1, 9)
+
+
+@pytest.mark.parametrize(
+    ("kind", "n_rows", "n_steps"),
+    [
+        (QLVMEmbedding, 11, 500),
+        (QLVMEmbedding, 128 * 10, 500),
+        (QLVMEmbedding, 128 * 11, 550),
+        (QLVMEmbedding, 512 * 17, 800),
+        *((kind, 11, 1000) for kind in (VAEEmbedding, IWAEEmbedding)),
+        *((kind, 128 * 11, 1100) for kind in (VAEEmbedding, IWAEEmbedding)),
+        *((kind, 128 * 101, 10_000) for kind in (VAEEmbedding, IWAEEmbedding)),
+    ],
+)
+def test_auto_budget_has_the_limits_that_are_documented(kind, n_rows, n_steps):
+    model = kind()
+    rows = np.broadcast_to(0.0, (n_rows, 2))
+    assert model._n_steps(Fit.of(model, rows, 0.0)) == n_steps
+    fewest, most = (f"{bound:,}" if bound >= 10_000 else f"{bound}" for bound in kind._auto_steps)
+    words = " ".join(kind.__doc__.split())
+    assert f'"auto" is {kind._auto_passes} passes, but at least {fewest}' in words
+    assert f"at most {most}" in words
