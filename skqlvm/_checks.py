@@ -7,6 +7,17 @@ from numbers import Integral, Real
 
 import numpy as np
 
+_NO_NUMBERS = ("category", "period", "interval", "Sparse")
+"""How names of pandas' types begin that are no numbers, or are not dense."""
+
+_FAR = {
+    "X": "Row {} is so far from the data of the fit that the result is not finite. Check its "
+    "units, or give float64.",
+    "Z": "Row {} of Z is so far from the latent points of the fit that the result is not finite. "
+    "Give what transform returns.",
+}
+"""What is wrong with rows whose result is not finite, by the user's word for them."""
+
 
 def check_option(name, value, options, *, also=""):
     """Raise unless value is one of the options; `also` names what else the caller takes."""
@@ -107,21 +118,30 @@ def check_two_dimensional(X):
 
 
 def check_columns(X):
-    """Raise if a data frame has columns that are no numbers."""
+    """Raise if a data frame has columns that are no numbers, or not dense."""
     types = getattr(X, "dtypes", None)
     if not hasattr(X, "columns") or types is None:
         return
     odd = {
         str(name): str(dtype)
         for name, dtype in zip(X.columns, types, strict=True)
-        if str(dtype) == "category" or getattr(dtype, "kind", "f") in "mM"
+        if getattr(dtype, "kind", "f") in "mM" or str(dtype).startswith(_NO_NUMBERS)
     }
     if odd:
         named = ", ".join(f"{name!r} ({dtype})" for name, dtype in odd.items())
+        sparse = any(dtype.startswith("Sparse") for dtype in odd.values())
         raise TypeError(
             f"X expects columns of numbers, but got {named}. Encode or drop them, for example with "
             "sklearn.compose.ColumnTransformer."
+            + (" X.astype(float) makes sparse ones dense." if sparse else "")
         )
+
+
+def check_finite(result, name):
+    """Raise if rows of a result, for rows that the user calls X or Z, are not finite."""
+    finite = np.isfinite(result).reshape(len(result), -1).all(1)
+    if not finite.all():
+        raise ValueError(_FAR[name].format(int(finite.argmin())))
 
 
 def warn_if_coarse(effective, n_points, error):

@@ -68,7 +68,7 @@ class EncoderQueries(TransformerMixin):
         """
         check_is_fitted(self)
         Z = self._points(Z, self._n_features_out)
-        return self._over_rows(Z, self._model.mean)
+        return self._over_rows(Z, self._model.mean, name="Z")
 
     def reconstruct(self, X):
         """Return the decoded means of q(z | x), ``inverse_transform(transform(X))``.

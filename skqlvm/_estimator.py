@@ -311,15 +311,16 @@ class LatentEstimator(
         self._model, self.history_ = model, state.history
         self._fit_dtype = fit.rows.X.dtype
 
-    def _over_rows(self, X, function, row_bytes=None, *, finite=True):
+    def _over_rows(self, X, function, row_bytes=None, *, finite=True, name="X"):
         """Apply a function of tensors to chunks of rows, and join the arrays that it returns.
 
         Chunks are of as many rows as fit into memory, at `row_bytes` of working memory a row.
+        `name` is the user's word for the rows.
         """
         with own_settings(gradients=False):
             parts = [function(x).cpu().numpy() for x in self._chunks(X, row_bytes)]
         result = np.concatenate(parts)
-        return checked_finite(result) if finite else result
+        return checked_finite(result, name) if finite else result
 
     def _chunks(self, X, row_bytes=None):
         row_bytes = 16 * self.n_features_in_ if row_bytes is None else row_bytes
@@ -387,12 +388,7 @@ def _is_of_a_fit(name):
     return name.endswith("_") and not name.startswith("_") and name not in data
 
 
-def checked_finite(result):
+def checked_finite(result, name="X"):
     """Return a result, or raise where rounding or overflow has left it without meaning."""
-    finite = np.isfinite(result).reshape(len(result), -1).all(1)
-    if not finite.all():
-        raise ValueError(
-            f"Row {int(finite.argmin())} is so far from the data of the fit that the result is not "
-            "finite. Check its units, or give float64."
-        )
+    _checks.check_finite(result, name)
     return result

@@ -62,7 +62,7 @@ class LatticeQueries(TransformerMixin):
         check_is_fitted(self)
         Z = self._points(Z, self._n_features_out, f"inverse_transform of output={self.output!r}")
         z = _readouts.turns(Z, self.output, self._model.n_components)
-        return self._over_rows(z, self._model.mean)
+        return self._over_rows(z, self._model.mean, name="Z")
 
     def reconstruct(self, X):
         """Return the posterior mean of the decoded data, ``E[f(z) | x]``.

@@ -29,6 +29,9 @@ _BYTES_OF_OUTPUT = 24
 """Memory that each number takes which is decoded once for all queries: twice in float32, and twice
 in float64 while directions are sought."""
 
+_TRIED = 0.25
+"""Input that modules are tried on; at zeros, some operations in place would not show."""
+
 _HIGHEST_ORDER, _MOST_HARMONICS, _ROWS_PER_HARMONIC = 14, 210, 25
 
 
@@ -195,32 +198,36 @@ def _check_module(name, module, n_inputs, n_outputs, stream):
                 f"{name} expects modules of float32 or float64 parameters, but {parameter} is "
                 f"{kind}."
             )
-    tried = copy.deepcopy(module).train()
-    for n_rows in (2, 3):
-        x = torch.zeros((n_rows, n_inputs)).to(next(tried.parameters()))
-        _check_outputs(name, _outputs(name, tried, x, stream), x, n_outputs)
+    tried = copy.deepcopy(module)
+    for training, n_rows in ((True, 2), (True, 3), (False, 3)):
+        x = torch.full((n_rows, n_inputs), _TRIED).to(next(tried.parameters()))
+        mode = "" if training else " in eval() too"
+        outputs = _outputs(name, tried.train(training), x, stream, mode)
+        _check_outputs(name, outputs, x, n_outputs, mode, training=training)
     if name == "encoder":
         exact = partial(models.evaluate, tried.eval())
         _outputs(name, exact, torch.zeros((2, n_inputs), dtype=torch.float64), stream)
 
 
-def _outputs(name, module, x, stream):
-    """Apply a user's module to zeros."""
+def _outputs(name, module, x, stream, mode=""):
+    """Apply a user's module to x, in the mode that errors name."""
     try:
         with stream.lent():
             return module(x)
     except Exception as error:
         raise ValueError(
-            f"{name} expects modules that map tensors of shape (m, {x.shape[1]}) to tensors, but "
-            f"it failed for {x.dtype}: {error}"
+            f"{name} expects modules that map tensors of shape (m, {x.shape[1]}) to tensors"
+            f"{mode}, but it failed for {x.dtype}: {error}"
         ) from error
 
 
-def _check_outputs(name, outputs, x, n_outputs):
-    """Raise unless a module's outputs for zeros x can be trained on."""
+def _check_outputs(name, outputs, x, n_outputs, mode, *, training):
+    """Raise unless a module's outputs for x can be used, and trained on where it is training."""
     if not isinstance(outputs, torch.Tensor):
-        raise TypeError(f"{name} expects modules that return a tensor, but got {type(outputs)}.")
-    mapping = f"{name} expects modules that map {tuple(x.shape)} to {(len(x), n_outputs)}"
+        raise TypeError(
+            f"{name} expects modules that return a tensor{mode}, but got {type(outputs)}."
+        )
+    mapping = f"{name} expects modules that map {tuple(x.shape)} to {(len(x), n_outputs)}{mode}"
     if tuple(outputs.shape) != (len(x), n_outputs):
         raise ValueError(
             f"{mapping}, but the output is {tuple(outputs.shape)}. "
@@ -228,9 +235,9 @@ def _check_outputs(name, outputs, x, n_outputs):
         )
     if not outputs.is_floating_point():
         raise TypeError(f"{mapping} of real numbers, but they are {outputs.dtype}.")
-    if not outputs.requires_grad:
+    if training and not outputs.requires_grad:
         raise ValueError(f"{mapping} with gradients, but they are detached from the parameters.")
-    if bool((x != 0).any()):
+    if bool((x != _TRIED).any()):
         raise ValueError(f"{mapping} and leave them alone, but it changes them in place.")
 
 

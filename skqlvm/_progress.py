@@ -2,6 +2,9 @@
 
 import sys
 
+_SECONDS = 1.0
+"""Between two pictures of a bar; a notebook without widgets keeps every one as an output."""
+
 
 class Progress:
     """Progress line on stderr: tqdm's where it is installed, else one line a record.
@@ -17,7 +20,14 @@ class Progress:
             try:
                 from tqdm.auto import tqdm
 
-                self.bar = tqdm(total=self.n_steps, desc=self.name, unit="step", file=sys.stderr)
+                self.bar = tqdm(
+                    total=self.n_steps,
+                    desc=self.name,
+                    unit="step",
+                    file=sys.stderr,
+                    mininterval=_SECONDS,
+                    miniters=1,
+                )
             except ImportError:
                 pass
         return self
@@ -33,7 +43,7 @@ class Progress:
         nats, held_out = -state.history["loss"][-1], -state.history["validation_loss"][-1]
         text = f"nats {nats:.2f}" + ("" if held_out != held_out else f", held out {held_out:.2f}")
         if self.bar is not None:
-            self.bar.set_postfix_str(text)
+            self.bar.set_postfix_str(text, refresh=False)
             self.bar.update(state.step - self.bar.n)
         else:
             sys.stderr.write(f"{self.name}: step {state.step} of {self.n_steps}, {text}\n")

@@ -208,6 +208,9 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
     _auto_steps, _auto_batch_sizes = (500, 800), (128, 256, 512)
     _optimizer = staticmethod(optimizers.adam_with_decay)
 
+    _coarse = None
+    """Points of the lattice that was called too coarse for the model, so as to say it once."""
+
     def _check_parameters(self):
         self._check_shared_parameters()
         if self.n_components > lattices.MOST_COMPONENTS:
@@ -224,6 +227,7 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         _transformations.check(self)
 
     def _build(self, n_features, n_rows, randomness):
+        self._coarse = None
         n_components = int(self.n_components)
         order = _parts.harmonic_order(self.harmonic_order, n_components, n_rows)
         likelihood = _parts.build_likelihood(self, n_features, tabulated=True)
@@ -247,19 +251,21 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         return lambda batch, generator: bound(batch.x, generator)
 
     def _finish(self, model, x):
-        """Decode the evaluation lattice; warn if the posteriors of some rows are finer than it."""
+        """Decode the evaluation lattice; warn once if the posteriors of some rows are finer."""
         [points] = _parts.build_lattices(self, "n_points_eval", model)
         [atlas] = quadrature.charts(model, points, factored=True)
         rows = x.split(max(1, _FINISHED_ROWS // model.n_copies))
         tables = (quadrature.relative(model, atlas, part) for part in rows)
         weights = torch.cat([posteriors.responsibilities(table) for table in tables])
         effective = float(posteriors.effective_points(weights).median())
-        if effective < _FEWEST_EFFECTIVE < len(points):
+        coarse = len(points) if effective < _FEWEST_EFFECTIVE < len(points) else None
+        if coarse and coarse != self._coarse:
             error = float(quadrature.standard_error(model, points, rows, refined=True).median())
             _checks.warn_if_coarse(effective, len(points), error)
         found = {
             "lattice_": points.numpy(),
             "harmonic_order_": model.harmonic_order,
             "_atlas": atlas,
+            "_coarse": coarse or self._coarse,
         }
         return found | _transformations.learned(model.transformations)

@@ -138,17 +138,24 @@ def test_parameters_without_meaning_are_named(kind, parameters, error, message, 
 
 
 class Odd(nn.Module):
-    """A decoder with something wrong about it."""
+    """A network with something wrong about it."""
 
-    def __init__(self, d, how):
+    def __init__(self, n_inputs, n_outputs, how):
         super().__init__()
         dtype = {"complex": torch.complex64, "half": torch.float16}.get(how, torch.float32)
         device = "meta" if how == "meta" else "cpu"
-        self.layer, self.how = nn.Linear(2, d, dtype=dtype, device=device), how
+        self.layer = nn.Linear(n_inputs, n_outputs, dtype=dtype, device=device)
+        self.how = how
 
     def forward(self, z):
         if self.how == "in place":
             z += 1
+        elif self.how == "mul" or (self.how == "mul in eval" and not self.training):
+            z.mul_(2)
+        elif self.how == "sin":
+            z.mul_(6.28).sin_()
+        elif self.how == "fails in eval" and not self.training:
+            raise RuntimeError("no statistics")
         outputs = self.layer(z.to(self.layer.weight.dtype))
         return {
             "detached": outputs.detach(),
@@ -157,13 +164,20 @@ class Odd(nn.Module):
         }.get(self.how, outputs)
 
 
+IN_PLACE = [
+    (how, ValueError, "but it changes them in place")
+    for how in ("in place", "mul", "sin", "mul in eval")
+]
+
+
 @pytest.mark.parametrize(
     ("how", "error", "message"),
     [
         ("complex", TypeError, "float32 or float64 parameters, but layer.weight is .*complex64"),
         ("half", TypeError, "float32 or float64 parameters, but layer.weight is .*float16"),
         ("meta", TypeError, "float32 or float64 parameters, but layer.weight is a meta tensor"),
-        ("in place", ValueError, "but it changes them in place"),
+        *IN_PLACE,
+        ("fails in eval", ValueError, r"in eval\(\) too, but it failed for .*: no statistics"),
         ("detached", ValueError, "but they are detached"),
         ("first rows", ValueError, r"maps? \(3, 2\) to \(3, 5\), but the output is \(2, 5\)"),
         ("tuple", TypeError, "modules that return a tensor"),
@@ -171,7 +185,24 @@ class Odd(nn.Module):
 )
 def test_odd_decoders_are_refused_before_training(how, error, message, X):
     with pytest.raises(error, match=f"decoder expects .*{message}"):
-        tiny(decoder=lambda k, d: Odd(d, how)).fit(X)
+        tiny(decoder=lambda k, d: Odd(k, d, how)).fit(X)
+
+
+@pytest.mark.parametrize("kind", [VAEEmbedding, IWAEEmbedding])
+@pytest.mark.parametrize(
+    ("how", "error", "message"), [*IN_PLACE, ("fails in eval", ValueError, "too, but it failed")]
+)
+def test_odd_encoders_are_refused_before_training(kind, how, error, message, X):
+    with pytest.raises(error, match=f"encoder expects .*{message}"):
+        tiny(kind, encoder=lambda d, o: Odd(d, o, how)).fit(X)
+
+
+def test_modules_may_be_detached_in_eval(X):
+    class Detached(nn.Linear):
+        def forward(self, z):
+            return super().forward(z) if self.training else super().forward(z).detach()
+
+    assert np.isfinite(tiny(decoder=Detached).fit(X).score_samples(X)).all()
 
 
 @pytest.mark.parametrize(
@@ -341,6 +372,26 @@ def test_text_as_latent_points_is_named(kind, X):
         model.inverse_transform([["a", "b"]])
 
 
+@pytest.mark.parametrize("kind", [VAEEmbedding, IWAEEmbedding])
+def test_latent_points_out_of_reach_are_named(kind, X):
+    model = tiny(kind).fit(X)
+    with pytest.raises(ValueError, match=r"Row 1 of Z is so far from .* Give what transform"):
+        model.inverse_transform([[0.0, 0.0], [1e300, 1e20]])
+
+
+class BoundedBy(nn.Linear):
+    """A decoder that is finite on a part of the torus only."""
+
+    def forward(self, z):
+        return super().forward(z) / (z[:, :1] != 0.75)
+
+
+def test_points_of_the_torus_without_an_image_are_named(X):
+    model = tiny(decoder=BoundedBy).fit(X)
+    with pytest.raises(ValueError, match="Row 2 of Z is so far from"):
+        model.inverse_transform([[0.0, 0.0], [0.5, 0.75], [2.75, 0.0]])
+
+
 @pytest.mark.parametrize(("shape", "image"), [((7, 3, 5), "1, 3, 5"), ((7, 2, 3, 5), "2, 3, 5")])
 @all_classes
 def test_images_are_refused_with_the_way_to_flatten_them(kind, shape, image):
@@ -356,6 +407,32 @@ def test_columns_that_are_no_numbers_are_named(kind, X):
     )
     with pytest.raises(TypeError, match=r"'kind' \(category\), 'when' \(datetime64"):
         tiny(kind).fit(frame)
+
+
+@all_classes
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize(
+    ("column", "named"),
+    [
+        (pd.period_range("2026-01-01", periods=101, freq="D"), r"period\[D\]"),
+        (pd.interval_range(0, 101), r"interval\[int64, right\]"),
+        (pd.arrays.SparseArray(np.arange(101)), r"Sparse\[int64, 0\]"),
+        (pd.arrays.SparseArray(np.arange(101.0)), r"Sparse\[float64, nan\]"),
+    ],
+)
+def test_columns_of_types_of_pandas_are_named(kind, alone, column, named, X):
+    frame = pd.DataFrame({} if alone else {"other": X[:, 0]}, index=range(101)).assign(odd=column)
+    remedy = r"makes sparse ones dense\.$" if "Sparse" in named else r"ColumnTransformer\.$"
+    with pytest.raises(TypeError, match=rf"got 'odd' \({named}\)\. Encode .*{remedy}"):
+        tiny(kind).fit(frame)
+
+
+def test_sparse_columns_are_dense_after_the_remedy(X):
+    dense = pd.DataFrame(X, columns=list("abcde"))
+    remedied = dense.astype({"a": "Sparse[float64]"}).astype(float)
+    np.testing.assert_array_equal(
+        tiny().fit(remedied).transform(remedied), tiny().fit(dense).transform(dense)
+    )
 
 
 def test_message_for_unsuitable_rows_names_the_likelihood_of_the_fit(X):
@@ -536,3 +613,67 @@ def test_interrupt_in_the_first_step_of_another_pass_does_not_count_it(kind, X, 
     assert model.n_iter_ == 1
     np.testing.assert_array_equal(model.score_samples(X), before)
     assert model.partial_fit(X).n_iter_ == 2
+
+
+def coarse_warnings(caught):
+    return [str(one.message) for one in caught if "posterior of a typical row" in str(one.message)]
+
+
+def test_coarse_warning_says_the_median_error(X):
+    """Two rows in five are far out, where the lattice says little."""
+    X = X * np.where(np.arange(101) % 5 < 2, 30, 1)[:, None]
+    model = tiny(noise_variance=1e-3, n_points_eval=13)
+    with pytest.warns(UserWarning, match="Raise n_points_eval") as caught:
+        model.fit(X)
+    errors = model.score_samples(X, return_std=True)[1]
+    [said] = coarse_warnings(caught)
+    assert "of the 13 points of the evaluation lattice" in said
+    assert f"may be off by {np.median(errors):.1g} nats." in said
+    assert f"{np.median(errors):.1g}" != f"{errors.mean():.1g}"
+
+
+def test_coarse_warning_comes_once_for_a_model_and_a_lattice(X, monkeypatch):
+    """Nor is the lattice decoded again for it."""
+    decoded, charts = [], quadrature.charts
+
+    def recorded(*arguments, **keywords):
+        decoded.append(arguments)
+        return charts(*arguments, **keywords)
+
+    monkeypatch.setattr(quadrature, "charts", recorded)
+
+    def heard(fit):
+        decoded.clear()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            fit(X)
+        return len(coarse_warnings(caught)), len(decoded)
+
+    model = tiny(noise_variance=1e-3, n_points_eval=13)
+    assert [heard(model.partial_fit) for _ in range(3)] == [(1, 9), (0, 1), (0, 1)]
+    assert heard(model.set_params(warm_start=True).fit) == (0, 1)
+    assert heard(model.set_params(n_points_eval=21).partial_fit) == (1, 9)
+    assert heard(pickle.loads(pickle.dumps(model)).partial_fit) == (0, 1)
+    assert heard(model.set_params(warm_start=False).fit) == (1, 9)
+
+
+@pytest.mark.parametrize(
+    ("kind", "n_rows", "n_steps"),
+    [
+        (QLVMEmbedding, 11, 500),
+        (QLVMEmbedding, 128 * 10, 500),
+        (QLVMEmbedding, 128 * 11, 550),
+        (QLVMEmbedding, 512 * 17, 800),
+        *((kind, 11, 1000) for kind in (VAEEmbedding, IWAEEmbedding)),
+        *((kind, 128 * 11, 1100) for kind in (VAEEmbedding, IWAEEmbedding)),
+        *((kind, 128 * 101, 10_000) for kind in (VAEEmbedding, IWAEEmbedding)),
+    ],
+)
+def test_auto_budget_has_the_limits_that_are_documented(kind, n_rows, n_steps):
+    model = kind()
+    rows = np.broadcast_to(0.0, (n_rows, 2))
+    assert model._n_steps(Fit.of(model, rows, 0.0)) == n_steps
+    fewest, most = (f"{bound:,}" if bound >= 10_000 else f"{bound}" for bound in kind._auto_steps)
+    words = " ".join(kind.__doc__.split())
+    assert f'"auto" is {kind._auto_passes} passes, but at least {fewest}' in words
+    assert f"at most {most}" in words
