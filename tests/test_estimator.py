@@ -550,7 +550,7 @@ def _randomness(model, X):
 def test_coarse_warning_is_once_by_the_median_row(effective, said, X, monkeypatch):
     errors = torch.tensor([1.0, 2.0, 3.0, 400.0, 500.0])
     monkeypatch.setattr(posteriors, "effective_points", lambda weights: torch.tensor(effective))
-    monkeypatch.setattr(quadrature, "standard_error", lambda *_: errors)
+    monkeypatch.setattr(quadrature, "standard_error", lambda *_, **__: errors)
     with pytest.warns(UserWarning, match="rests on") as caught:
         tiny().fit(X)
     [text] = [text for text in map(str, (one.message for one in caught)) if "rests on" in text]

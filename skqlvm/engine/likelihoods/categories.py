@@ -38,13 +38,9 @@ class Bernoulli(ExponentialFamily):
 
     def total_log_normalizer(self, eta: Tensor) -> Tensor:
         """Return ``sum_d A_d(eta_d)``: of factors 1 + exp(eta), four take one logarithm."""
-        n_fours = eta.shape[-1] // 4
-        if eta.requires_grad or n_fours == 0 or not bool(eta.amax() < _LARGEST):
+        if eta.requires_grad or not bool(eta.amax() < _LARGEST):
             return super().total_log_normalizer(eta)
-        factors = eta.exp().add_(1)
-        a, b, c, d, rest = factors.split([*4 * [n_fours], eta.shape[-1] - 4 * n_fours], -1)
-        fours = (a * b).mul_(c).mul_(d)
-        return fours.log_().sum(-1) + rest.log().sum(-1)
+        return _log_product_(eta.exp().add_(1))
 
     def table(self, terms: Terms, outputs: Tensor) -> Tensor:
         """Return the table; in training, where that is allowed, that of rounded rows and logits.
@@ -56,7 +52,9 @@ class Bernoulli(ExponentialFamily):
             return super().table(terms, outputs)
         eta = self.natural(outputs).bfloat16()
         products = product_of_rounded(terms.statistics.bfloat16(), eta)
-        return products.sub_(self.total_log_normalizer(eta.float()))
+        if not bool(eta.amax() < _LARGEST):
+            return products.sub_(super().total_log_normalizer(eta.float()))
+        return products.sub_(_log_product_(eta.float().exp_().add_(1)))
 
     expected = ExponentialFamily.expected
     """As without rounding."""
@@ -68,3 +66,10 @@ class Bernoulli(ExponentialFamily):
         mean, where = self.mean(outputs), generator.device
         uniform = torch.rand(mean.shape, dtype=mean.dtype, generator=generator, device=where)
         return (uniform.to(mean.device) < mean).to(mean)
+
+
+def _log_product_(factors: Tensor) -> Tensor:
+    """Return the logarithm of the product over the last axis of a tensor, which is overwritten."""
+    n_fours = factors.shape[-1] // 4
+    a, b, c, d, rest = factors.split([*4 * [n_fours], factors.shape[-1] - 4 * n_fours], -1)
+    return a.mul_(b).mul_(c).mul_(d).log_().sum(-1) + rest.log_().sum(-1)
