@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -47,8 +49,7 @@ class Bernoulli(ExponentialFamily):
 
         It is exact for these: both parts of it are of the same logits. A graph takes all digits.
         """
-        rounded = self.rounds and self.training and multiplies_bfloat16(outputs.device)
-        if not rounded or terms.mask is not None or torch.is_grad_enabled():
+        if not self._rounded(outputs) or terms.mask is not None or torch.is_grad_enabled():
             return super().table(terms, outputs)
         eta = self.natural(outputs).bfloat16()
         products = product_of_rounded(terms.statistics.bfloat16(), eta)
@@ -56,7 +57,16 @@ class Bernoulli(ExponentialFamily):
             return products.sub_(super().total_log_normalizer(eta.float()))
         return products.sub_(_log_product_(eta.float().exp_().add_(1)))
 
-    expected = ExponentialFamily.expected
+    def expected(self, terms: Terms, outputs: Tensor, weights: Tensor) -> Tensor:
+        if terms.mask is not None:
+            return super().expected(terms, outputs, weights)
+        eta, x = self.natural(outputs), terms.statistics
+        result: Tensor = _Expected.apply(eta, x.to(eta), weights, self._rounded(outputs))
+        return result
+
+    def _rounded(self, outputs: Tensor) -> bool:
+        return self.rounds and self.training and multiplies_bfloat16(outputs.device)
+
     """As without rounding."""
 
     def mean(self, outputs: Tensor) -> Tensor:
@@ -73,3 +83,25 @@ def _log_product_(factors: Tensor) -> Tensor:
     n_fours = factors.shape[-1] // 4
     a, b, c, d, rest = factors.split([*4 * [n_fours], factors.shape[-1] - 4 * n_fours], -1)
     return a.mul_(b).mul_(c).mul_(d).log_().sum(-1) + rest.log_().sum(-1)
+
+
+class _Expected(torch.autograd.Function):
+    """The gradient ``sum_i r_ij (x_i - A'(eta_j))`` of a weighted table, and no value."""
+
+    @staticmethod
+    def forward(ctx: Any, eta: Tensor, x: Tensor, weights: Tensor, rounded: bool) -> Tensor:
+        ctx.save_for_backward(eta, x, weights)
+        ctx.dtype = torch.bfloat16 if rounded else eta.dtype
+        return eta.new_zeros(len(x))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        eta, x, weights = ctx.saved_tensors
+        weights = weights * gradient[:, None]
+        data = (weights.T.to(ctx.dtype) @ x.to(ctx.dtype)).to(eta)
+        return (
+            data.addcmul_(weights.sum(0)[:, None], torch.sigmoid(eta), value=-1),
+            None,
+            None,
+            None,
+        )
