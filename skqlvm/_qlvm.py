@@ -75,7 +75,7 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         Probabilities of the maps.
     max_iter : int or "auto", default="auto"
         Passes over the data. "auto" is 50 passes, but at least 500 steps of the optimiser and at
-        most 700: the cost of a fit does not grow with the number of rows once there are many.
+        most 660: the cost of a fit does not grow with the number of rows once there are many.
     batch_size : int or "auto", default="auto"
         Rows a step. "auto" is 128, 256 or 512: the largest of which a pass has ten or more.
     learning_rate : float or "auto", default="auto"
@@ -205,7 +205,7 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         self.output = output
 
     _shaping = (*LatentEstimator._shaping, *_parts.SHAPING, *_transformations.SHAPING)
-    _auto_steps, _auto_batch_sizes = (500, 700), (128, 256, 512)
+    _auto_steps, _auto_batch_sizes = (500, 660), (128, 256, 512)
     _optimizer = staticmethod(optimizers.adam_with_decay)
 
     _coarse = None

@@ -663,7 +663,7 @@ def test_coarse_warning_comes_once_for_a_model_and_a_lattice(X, monkeypatch):
         (QLVMEmbedding, 11, 500),
         (QLVMEmbedding, 128 * 10, 500),
         (QLVMEmbedding, 128 * 11, 550),
-        (QLVMEmbedding, 512 * 17, 700),
+        (QLVMEmbedding, 512 * 17, 660),
         *((kind, 11, 1000) for kind in (VAEEmbedding, IWAEEmbedding)),
         *((kind, 128 * 11, 1100) for kind in (VAEEmbedding, IWAEEmbedding)),
         *((kind, 128 * 101, 10_000) for kind in (VAEEmbedding, IWAEEmbedding)),

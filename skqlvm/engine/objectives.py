@@ -95,9 +95,8 @@ def lattice_bound(
         whole = torch.cat([table(chunk) for chunk in points.split(n_at_once)], 1)
         bound, weights, shares = _posterior(whole, log_copies)
         active = _active(weights.sum(0), spared)
-    pairs = zip(
-        points[active].split(chunk_size), weights[:, active].split(chunk_size, 1), strict=True
-    )
+    parts = points.index_select(0, active), weights.index_select(1, active)
+    pairs = zip(parts[0].split(chunk_size), parts[1].split(chunk_size, 1), strict=True)
     expected = partial(_expected, table) if expected is None else expected
     if len(active) <= chunk_size:
         drawn = [expected(*pair) for pair in pairs]
@@ -111,15 +110,17 @@ def lattice_bound(
 
 def _bound_of_all(table: Callable[[Tensor], Tensor], points: Tensor, chunk_size: int) -> Tensor:
     """The bound, with the way back through every point."""
-    if chunk_size >= len(points):
+    if not torch.is_grad_enabled():
+        sums = [log_sum_exp_(table(chunk), 1) for chunk in points.split(chunk_size)]
+    elif chunk_size >= len(points):
         return log_mean_exp(table(points))
+    else:
 
-    def log_sum(chunk: Tensor) -> Tensor:
-        return torch.logsumexp(table(chunk), 1)
+        def log_sum(chunk: Tensor) -> Tensor:
+            return torch.logsumexp(table(chunk), 1)
 
-    if torch.is_grad_enabled():
-        log_sum = partial(checkpoint, log_sum, use_reentrant=False)
-    sums = [log_sum(chunk) for chunk in points.split(chunk_size)]
+        parts = points.split(chunk_size)
+        sums = [checkpoint(log_sum, chunk, use_reentrant=False) for chunk in parts]
     return torch.logsumexp(torch.stack(sums, 1), 1) - log(len(points))
 
 
