@@ -25,7 +25,7 @@ decoders
 """
 
 import tempfile
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +34,7 @@ import measurement
 import numpy as np
 import torch
 
-from skqlvm import QLVMEmbedding
+from skqlvm import QLVMEmbedding, _fitting
 from skqlvm._fitting import Fit
 from skqlvm._parts import harmonic_order
 from skqlvm.engine import lattices, networks, objectives, quadrature
@@ -245,6 +245,16 @@ def _window(points):
 # Figure 4
 
 
+@contextmanager
+def _held_out_throughout():
+    """Keep fits from training on the rows that they hold out, as they do in the last quarter."""
+    before, _fitting._JOINED = _fitting._JOINED, 1.0
+    try:
+        yield
+    finally:
+        _fitting._JOINED = before
+
+
 def _seconds(data, arguments, report, save):
     sizes = (13, 34) if arguments.quick else (89, 233, 987)
     budget, curves = _budget(data, arguments), {}
@@ -258,7 +268,8 @@ def _seconds(data, arguments, report, save):
         for seed in arguments.seeds:
             model = contenders.build(contender, 2, seed, arguments, **settings)
             n_passes = contenders.passes(model, data.x_train, budget, a_step)
-            model.set_params(max_iter=n_passes).fit(data.x_train)
+            with _held_out_throughout():
+                model.set_params(max_iter=n_passes).fit(data.x_train)
             held_out = Fit.of(model, data.x_train, model.validation_fraction).held_out
             exact = -contenders.exact_nats(model, data.x_train[held_out]).mean()
             # Steps by what one takes: the clock itself would show what else the machine did.

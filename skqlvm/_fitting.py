@@ -186,7 +186,8 @@ def train(estimator, model, fit, settings, state, *, worth_keeping, before_step=
             )
 
         try:
-            if len(fit.held_out) >= _FEWEST_FOR_PATIENCE:
+            # a fit that goes on may be validated by the same rows
+            if len(fit.held_out) >= _FEWEST_FOR_PATIENCE and not estimator.warm_start:
                 run(fit, stop_at=round(_JOINED * settings.n_steps))
                 if state.records_since_best <= 1 and not state.exhausted(settings.patience):
                     fit = fit.joined()

@@ -100,8 +100,9 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         for Euclidean methods; or posterior means of all harmonics up to `harmonic_order`, which
         keep what a point cannot.
     matmul_precision : {"medium", "highest"}, default="medium"
-        While training. At "medium" the layers of built-in decoders run in bfloat16 where the device
-        multiplies it; everything else, and all inference, is in float32 or better.
+        While training. At "medium" the layers of built-in decoders, and tables of Bernoulli rows,
+        are of numbers rounded to bfloat16 where the device multiplies these; everything else, and
+        all inference, is in float32 or better.
     device : str or torch.device, default="auto"
         "auto" is a GPU if there is one.
     warm_start : bool, default=False
@@ -124,9 +125,9 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
     transformation_prior_ : ndarray of shape (n_transformations,)
         Their probabilities.
     history_ : dict of list
-        "step", "loss" (minus the training bound in nats), "validation_loss", "seconds" and
-        "validation_seconds" (those among them that validations took) at every validation: of the
-        last `fit`, or of all calls of `partial_fit` since the last `fit`.
+        "step", "loss" (minus the training bound in nats), "validation_loss" (NaN while no rows
+        are held out), "seconds" and "validation_seconds" (of them) at each of some 24 records of
+        the last `fit`, or of all calls of `partial_fit` since the last `fit`.
     n_iter_ : int
         Passes over the data, begun ones included, of the last `fit`; and those of `partial_fit`
         since.

@@ -109,9 +109,9 @@ class VAEEmbedding(EncoderQueries, LatentEstimator):
     lattice_ : ndarray of shape (n_points_eval_, n_components)
         Latent points that the columns of `posterior` stand for. Up to three components only.
     history_ : dict of list
-        "step", "loss" (minus the training objective in nats), "validation_loss", "seconds" and
-        "validation_seconds" (those among them that validations took) at every validation: of the
-        last `fit`, or of all calls of `partial_fit` since the last `fit`.
+        "step", "loss" (minus the training objective in nats), "validation_loss" (NaN while no rows
+        are held out), "seconds" and "validation_seconds" (of them) at each of some 24 records of
+        the last `fit`, or of all calls of `partial_fit` since the last `fit`.
     n_iter_ : int
         Passes over the data, begun ones included, of the last `fit`; and those of `partial_fit`
         since.
@@ -298,9 +298,9 @@ class IWAEEmbedding(EncoderQueries, LatentEstimator):
     lattice_ : ndarray of shape (n_points_eval_, n_components)
         Latent points that the columns of `posterior` stand for. Up to three components only.
     history_ : dict of list
-        "step", "loss" (minus the training objective in nats), "validation_loss", "seconds" and
-        "validation_seconds" (those among them that validations took) at every validation: of the
-        last `fit`, or of all calls of `partial_fit` since the last `fit`.
+        "step", "loss" (minus the training objective in nats), "validation_loss" (NaN while no rows
+        are held out), "seconds" and "validation_seconds" (of them) at each of some 24 records of
+        the last `fit`, or of all calls of `partial_fit` since the last `fit`.
     n_iter_ : int
         Passes over the data, begun ones included, of the last `fit`; and those of `partial_fit`
         since.

@@ -9,6 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from skqlvm import QLVMEmbedding
 from skqlvm._fitting import falls_still
+from skqlvm.engine import training
 
 
 def history(validation_loss=None, loss=None, n_steps=100):
@@ -62,3 +63,54 @@ def test_training_of_more_than_a_hundred_steps_may_be_too_short(fraction):
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
         model.set_params(max_iter=300, learning_rate=0.02).fit(X)
+
+
+# held-out rows in the last quarter
+
+
+def trained_rows(X, monkeypatch, **parameters):
+    """The fitted model, and the numbers of the rows that each step took."""
+    steps = []
+    step_of = training._Run.next_batch
+
+    def next_batch(run):
+        index = step_of(run)
+        steps.append(set(run.nats.args[1].trained[index].tolist()))
+        return index
+
+    monkeypatch.setattr(training._Run, "next_batch", next_batch)
+    settings = {"n_points": 13, "n_points_eval": 55, "hidden_layer_sizes": (8,), "random_state": 0}
+    return QLVMEmbedding(1, **settings, **parameters).fit(X), steps
+
+
+def circle(n_rows):
+    generator = np.random.default_rng(0)
+    angle = 2 * pi * generator.random(n_rows)
+    return np.column_stack([np.cos(angle), np.sin(angle)]) + 0.1 * generator.normal(
+        size=(n_rows, 2)
+    )
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "since", "join"),
+    [(1009, 0, True), (1009, 1, True), (1009, 2, False), (701, 0, False)],
+)
+def test_held_out_rows_join_the_last_quarter_of_a_fit_that_goes_well(
+    n_rows, since, join, monkeypatch
+):
+    """If they are a hundred or more, and one of the last two validations was the best."""
+    remember_of = training._Run.remember
+
+    def remember(run, held_out):
+        remember_of(run, held_out)
+        run.state.records_since_best = since
+
+    monkeypatch.setattr(training._Run, "remember", remember)
+    model, steps = trained_rows(circle(n_rows), monkeypatch, max_iter=13)
+    three_quarters = round(0.75 * len(steps))
+    before, after = (set.union(*part) for part in (steps[:three_quarters], steps[three_quarters:]))
+    assert len(before) == n_rows - round(0.1 * n_rows)
+    assert (after == set(range(n_rows))) if join else (after <= before)
+    held_out, at = (np.array(model.history_[name]) for name in ("validation_loss", "step"))
+    assert np.isfinite(held_out[at <= three_quarters]).all()
+    assert np.isnan(held_out[at > three_quarters]).all() == join

@@ -822,3 +822,22 @@ def test_sum_of_bernoulli_normalizers_is_that_of_softplus(d, largest, generator)
     torch.testing.assert_close(rounded, expected, rtol=1e-6, atol=1e-6 * d)
     (gradient,) = torch.autograd.grad(family.total_log_normalizer(eta.requires_grad_()).sum(), eta)
     torch.testing.assert_close(gradient, torch.sigmoid(eta.detach()))
+
+
+def test_coins_with_another_normalizer_are_tables_of_it(generator):
+    """What is fast for the Bernoulli must not stand in for what a subclass says."""
+
+    class Truncated(likelihoods.Bernoulli):
+        def log_normalizer(self, eta):
+            return 2 * torch.nn.functional.softplus(eta)
+
+    family, x = Truncated(5).double(), torch.rand(7, 5, dtype=torch.float64, generator=generator)
+    outputs = torch.randn(3, 5, dtype=torch.float64, generator=generator, requires_grad=True)
+    terms, weights = family.terms(x), torch.rand(7, 3, dtype=torch.float64, generator=generator)
+    expected = x @ outputs.T - family.log_normalizer(outputs).sum(1)
+    torch.testing.assert_close(family.table(terms, outputs), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(family.table(terms, outputs), expected.detach())
+    (found,) = torch.autograd.grad(family.expected(terms, outputs, weights).sum(), outputs)
+    (exact,) = torch.autograd.grad((weights * expected).sum(), outputs)
+    torch.testing.assert_close(found, exact)

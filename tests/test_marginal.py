@@ -117,3 +117,26 @@ def test_rounded_bound_stays_within_a_hundredth_of_a_nat(kind, generator):
         model.allow_bfloat16(allowed)
         bound = marginal.LatticeBound(model, points, x, n_bytes=2**30, spared=spared)
         assert (bound(x).double() - exact).mean().abs() < tolerance
+
+
+def test_training_goes_over_the_coarse_lattice_first_and_is_compared_on_the_fine_one(generator):
+    x, model = modelled(generator, likelihoods.Bernoulli)
+    points = [lattices.lattice(2, m) for m in (34, 89)]
+    settings = {"n_bytes": 2**30, "spared": 0.0}
+    bound = marginal.TrainingBound(model, points, x, **settings)
+    alone = [marginal.LatticeBound(model, z, x, **settings) for z in points]
+    for progress, lattice in ((0.0, 0), (0.39, 0), (0.4, 1), (1.0, 1)):
+        model.progress = progress
+        shift = lattices.random_shift(2, torch.Generator().manual_seed(3))
+        found = bound(x, torch.Generator().manual_seed(3))
+        assert torch.equal(found, alone[lattice](x, shift))
+        torch.testing.assert_close(bound(x, None), alone[1](x))
+    single = marginal.TrainingBound(model, points[:1], x, **settings)
+    torch.testing.assert_close(single(x, None), alone[0](x))
+
+
+def test_decoder_without_a_basis_gets_points(generator):
+    decoder, points = networks.MLPDecoder(2, 5, (8,), None, generator), lattices.lattice(2, 21)
+    shift, z = moved(points, generator)
+    lattice = marginal.shifted_lattice(decoder, points)
+    assert torch.equal(lattice.decode(shift)(lattice.rows), decoder(z.float()))

@@ -169,8 +169,8 @@ def basis(points: Tensor) -> Tensor:
     candidates = torch.cat([steps, torch.eye(points.shape[1]).to(points)])
     candidates = candidates[candidates.norm(dim=1).argsort()]
     chosen = candidates[:0]
-    for step in candidates:
-        longer = torch.cat([chosen, step[None]])
+    for i in range(len(candidates)):
+        longer = torch.cat([chosen, candidates[i : i + 1]])
         if torch.linalg.matrix_rank(longer, rtol=1e-6) == len(longer):
             chosen = longer
         if len(chosen) == points.shape[1]:

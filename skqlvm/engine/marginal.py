@@ -81,12 +81,14 @@ class LatticeOfWaves(ShiftedLattice):
 def shifted_lattice(decoder: nn.Module, points: Tensor) -> ShiftedLattice:
     """Return the lattice that a decoder is fastest with."""
     if type(decoder) in (MLPDecoder, ConvDecoder):
-        return LatticeOfWaves(cast(MLPDecoder | ConvDecoder, decoder), points)
+        start = cast(MLPDecoder, getattr(decoder, "start", decoder))
+        if isinstance(start.basis, TorusBasis) and isinstance(start.layers[0], nn.Linear):
+            return LatticeOfWaves(cast(MLPDecoder | ConvDecoder, decoder), points)
     return ShiftedLattice(decoder, points)
 
 
 class LatticeBound:
-    """Nats a row of ``log 1/m sum_j p(x_i | z_j + shift)``, differentiable in bounded memory.
+    """Nats a row of ``log 1/m sum_j p(x_i | z_j + shift)``, whose graph is of bounded size.
 
     Parameters
     ----------

@@ -16,6 +16,9 @@ from .priors import Prior
 FAR = -60.0
 """Log-weights below the largest, in nats, that are as good as none; less would be denormal."""
 
+_NEGLIGIBLE = 1e-11
+"""Share of a copy that is as good as none: times the smallest weights it would be denormal."""
+
 _CACHED = 512
 """Points whose outputs, of a thousand numbers each, stay in a processor's cache."""
 
@@ -54,9 +57,9 @@ def lattice_bound(
     """Return the lattice's bound on log p(x) for each row.
 
     ``log 1/m sum_j p(x_i | z_j)``; its expectation over random shifts is at most log p(x_i)
-    (equation 6 of arXiv 2601.18676). It is differentiable in memory that does not grow with the
-    lattice: with a `chunk_size` the lattice is passed without a graph, and once more on the way
-    back, a chunk at a time.
+    (equation 6 of arXiv 2601.18676). Its graph does not grow with the lattice: with a
+    `chunk_size` the lattice is passed without one, and once more on the way back, a chunk at a
+    time. With `spared` the table itself is held, a number for each row and point.
 
     The gradient is ``sum_j r_ij grad log p(x_i | z_j)`` with the responsibilities r. With `spared`,
     the way back goes through the points alone that answer for most of the rows. The bound itself is
@@ -71,9 +74,8 @@ def lattice_bound(
     chunk_size : int, optional
         Points that are decoded at a time; all at once by default.
     spared : float, optional
-        Share of all responsibility that the points left out may have together; 0 leaves out those
-        that have none. What the table says of a point must not depend on the others, nor on the
-        call, as it would with dropout.
+        Share of all responsibility that the points left out may have together. What the table says
+        of a point must not depend on the others, nor on the call, as it would with dropout.
     expected : callable, optional
         Maps points (m, k) and weights (n, m) to what has the gradient of the weighted sum of the
         table over the points, (n,), where that is cheaper than the table; only with `spared`.
@@ -145,6 +147,7 @@ def _posterior(table: Tensor, log_copies: Tensor | None) -> tuple[Tensor, Tensor
     if log_copies is None:
         return bound, weights.div_(total), None
     shares = (log_px.view_as(log_copies) + log_copies - bound[:, None]).exp()
+    shares = torch.where(shares < _NEGLIGIBLE, 0, shares)
     return bound, weights.mul_((shares.view_as(total) / total).to(weights)), shares
 
 

@@ -164,7 +164,8 @@ def _peaks(model: Model, chart: atlas.Atlas, x: Tensor, n_cells: int) -> _Peaks:
     peaks, points = log_w.topk(min(n_cells, log_w.shape[1]), 1)
     rest = objectives.log_sum_exp_(log_w.scatter_(1, points, float("-inf")), 1)
     total = torch.logaddexp(rest, torch.logsumexp(peaks, 1))
-    log_effective = 2 * total - torch.logsumexp(2 * peaks, 1)
+    above = peaks - total[:, None]
+    log_effective = -torch.logsumexp(2 * above, 1)
     narrow = log_effective < chart.points.shape[1] * log(_RESOLVED)
     return _Peaks(total, narrow, peaks[narrow], points[narrow], rest[narrow])
 

@@ -73,6 +73,8 @@ class State:
         Losses of the steps since the last record.
     best_loss, best_weights
         Loss and weights of the best validation.
+    unrecorded_seconds : float
+        Since the last record, of earlier calls.
     """
 
     step: int = 0
@@ -84,6 +86,7 @@ class State:
     best_loss: float = float("inf")
     best_weights: dict[str, Tensor] | None = None
     records_since_best: int = 0
+    unrecorded_seconds: float = 0.0
     history: History = field(
         default_factory=lambda: {
             "step": [],
@@ -220,6 +223,7 @@ class _Run:
 
     def suspend(self) -> None:
         """Put into the state what a later call needs to go on."""
+        self.state.unrecorded_seconds += time.perf_counter() - self.since
         self.state.optimizer = deepcopy(self.optimizer.state_dict())
         self.state.generators["shuffle"] = self.generator.get_state()
         if self.stream is not None:
@@ -269,9 +273,10 @@ class _Run:
         start, before = time.perf_counter(), state.history
         held_out = nan if validation is None else -self.validated(validation)
         now = time.perf_counter()
-        seconds = now - self.since + (before["seconds"] or [0.0])[-1]
+        since_record = now - self.since + state.unrecorded_seconds
+        seconds = since_record + (before["seconds"] or [0.0])[-1]
         validating = now - start + (before["validation_seconds"] or [0.0])[-1]
-        self.since = now
+        self.since, state.unrecorded_seconds = now, 0.0
         values = (state.step, mean_loss, held_out, seconds, validating)
         for name, value in zip(state.history, values, strict=True):
             state.history[name].append(value)

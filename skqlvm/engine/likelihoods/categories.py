@@ -29,6 +29,13 @@ class Bernoulli(ExponentialFamily):
         super().__init__(n_features)
         self.register_buffer("loc", torch.zeros(n_features, dtype=torch.float64))
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if {"log_normalizer", "total_log_normalizer"} & vars(cls).keys():
+            for name in ("total_log_normalizer", "table", "expected"):
+                if name not in vars(cls):  # what is fast here is so for coins alone
+                    setattr(cls, name, getattr(ExponentialFamily, name))
+
     def start(self, x: Tensor) -> None:
         self.loc = torch.logit(x.double().mean(0).clamp(1e-3, 1 - 1e-3))
 
@@ -65,7 +72,8 @@ class Bernoulli(ExponentialFamily):
         return result
 
     def _rounded(self, outputs: Tensor) -> bool:
-        return self.rounds and self.training and multiplies_bfloat16(outputs.device)
+        allowed = self.rounds and self.training and outputs.dtype == torch.float32
+        return allowed and multiplies_bfloat16(outputs.device)
 
     """As without rounding."""
 
