@@ -4,7 +4,7 @@ quadrature.
 Decoders have the same layers and one likelihood. Encoders have the richest posterior, a normal of
 full covariance, in up to three dimensions; beyond, a diagonal one. Nobody stops early: training
 ends with its time, and the weights that were best on held-out rows of the training file are kept.
-Validations are not counted as training: they are the same 60 for all, and dear for models of many
+Validations are not counted as training: they are the same 24 for all, and dear for models of many
 draws."""
 
 import math
@@ -16,16 +16,17 @@ import torch
 from sklearn.base import clone
 
 from skqlvm import IWAEEmbedding, QLVMEmbedding, VAEEmbedding
+from skqlvm._fitting import Fit
 from skqlvm.engine import lattices, objectives, quadrature
 
 _N_SEARCHED = 500
 _ROWS, _POINTS = 1000, 2**14
 _N_SHIFTS, _N_DRAWS, _N_DECODED = 8, 50, 10_000
-_N_TIMED, _MOST_TIMED = 10, 8
+_N_TIMED, _MOST_TIMED = 10, 3
 """Steps a pass and passes of a fit that is timed: few enough that each step has its entry in the
 history."""
 _N_POINTS = {1: 233, 2: 987, 3: 2039}
-"""Sizes of the lattices that QLVM is trained on, by dimension: its defaults."""
+"""Sizes of the lattices that QLVM is trained on, by dimension."""
 
 
 class Contender(NamedTuple):
@@ -80,9 +81,15 @@ def step_seconds(model, x, patience=2.0):
 
     The fit takes about as many seconds as `patience`, after one of a few steps.
     """
-    x = x[: _N_TIMED * model.batch_size]
+    size = _batch_size(model, x)
+    model, x = clone(model).set_params(batch_size=size), x[: _N_TIMED * size]
     warm = _step_decile(model, x, 1)
     return _step_decile(model, x, math.ceil(min(_MOST_TIMED, patience / (warm * _N_TIMED))))
+
+
+def _batch_size(model, x):
+    """Rows a step that a fit to x takes."""
+    return Fit.of(model, x, model.validation_fraction).batch_size
 
 
 def _step_decile(model, x, n_passes):
@@ -101,7 +108,7 @@ def passes(model, x, seconds, a_step=None):
     """Return how many passes over x an unfitted model makes in so many seconds of training, one at
     least, given those of a step or not."""
     a_step = step_seconds(model, x, min(2.0, seconds)) if a_step is None else a_step
-    n_batches = math.ceil(len(x) * (1 - model.validation_fraction) / model.batch_size)
+    n_batches = math.ceil(len(x) * (1 - model.validation_fraction) / _batch_size(model, x))
     return max(1, round(seconds / (n_batches * a_step)))
 
 
