@@ -125,9 +125,9 @@ class LatticeQueries(TransformerMixin):
     def score_samples(self, X, return_std=False):
         """Return the log marginal likelihood of every row, in nats, over the evaluation lattice.
 
-        ``log 1/m sum_j p(x | z_j)``: a log mean exp, comparable between lattices of any size. The
-        values of the 8 points of most weight are means over their cells, of 3, 9 or 27 points in
-        one, two or three dimensions, so that narrow posteriors are scored for what they are. With
+        ``log 1/m sum_j p(x | z_j)``: a log mean exp, comparable between lattices of any size. For
+        a posterior that is too narrow for the lattice, the values of the 8 points of most weight
+        are means over their cells, of 3, 9 or 27 points in one, two or three dimensions. With
         `transformations`, p(x | z) is their sum, ``sum_s pi_s p(W_s x | z) |det W_s|``.
 
         Parameters

@@ -141,7 +141,7 @@ def refined_log_marginal(
 
 
 class _Peaks(NamedTuple):
-    """Log sums of the weights of rows less their bases, and of what for the narrow among them.
+    """Log sums of the weights of rows less their bases, and the largest of narrow posteriors.
 
     Rows are copies where the model has transformations.
     """
