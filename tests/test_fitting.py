@@ -114,3 +114,10 @@ def test_held_out_rows_join_the_last_quarter_of_a_fit_that_goes_well(
     held_out, at = (np.array(model.history_[name]) for name in ("validation_loss", "step"))
     assert np.isfinite(held_out[at <= three_quarters]).all()
     assert np.isnan(held_out[at > three_quarters]).all() == join
+
+
+def test_held_out_rows_stay_out_of_fits_that_others_may_go_on_from(monkeypatch):
+    """The next fit is validated by the same rows."""
+    monkeypatch.setattr(training._Run, "remember", lambda run, held_out: None)
+    _, steps = trained_rows(circle(1009), monkeypatch, max_iter=13, warm_start=True)
+    assert len(set.union(*steps)) == 908
