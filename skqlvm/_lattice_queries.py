@@ -8,7 +8,7 @@ from sklearn.utils.validation import check_is_fitted
 from . import _readouts
 from ._estimator import checked_finite
 from ._rows import as_tensor
-from .engine import objectives, posteriors, quadrature
+from .engine import objectives, posteriors, quadrature, refinement
 from .engine.precision import own_settings
 
 _ROWS_REFINED = 2**14
@@ -155,7 +155,7 @@ class LatticeQueries(TransformerMixin):
     def _scored(self, X, return_std):
         """Scores of rows and their standard errors, which are left at zero where not asked for."""
         rows = self._chunks(X, self._row_bytes(X))
-        nats = quadrature.refined_log_marginal(self._model, self._atlas, rows).numpy()
+        nats = refinement.refined_log_marginal(self._model, self._atlas, rows).numpy()
         if not return_std:
             return nats, np.zeros_like(nats)
         lattice = torch.from_numpy(self.lattice_)
