@@ -6,7 +6,15 @@ from sklearn.utils.validation import check_is_fitted
 
 from . import _checks, _parts
 from ._estimator import checked_finite
-from .engine import lattices, models, objectives, posteriors, proposals, quadrature
+from .engine import (
+    importance,
+    lattices,
+    models,
+    objectives,
+    posteriors,
+    proposals,
+    quadrature,
+)
 from .engine.precision import own_settings
 
 SHAPING = (*_parts.SHAPING, "encoder", "latent", "covariance_type")
@@ -16,6 +24,9 @@ METHODS = ("auto", "elbo", "importance", "quadrature")
 
 _ATLAS_BYTES = 2**27
 """Size up to which the decoded lattice is kept; a larger one is decoded at every call."""
+
+_DRAWN_BYTES, _ROW_BYTES = 2**24, 2**15
+"""Working memory of draws that are held at a time, and of a row whose proposals are put right."""
 
 
 class EncoderQueries(TransformerMixin):
@@ -194,8 +205,9 @@ class EncoderQueries(TransformerMixin):
         if method == "quadrature" or (method == "auto" and few):
             return self._by_quadrature(X, return_std)
         self._check_has_posterior(f"method={method!r}")
-        reduce = objectives.elbo_of if method == "elbo" else objectives.estimate_of
-        result = self._by_draws(X, int(n_importance_samples), reduce)
+        n_draws = int(n_importance_samples)
+        by = self._by_importance if method != "elbo" else self._by_draws
+        result = by(X, n_draws)
         return (result[:, 0], result[:, 1]) if return_std else result[:, 0]
 
     @property
@@ -315,17 +327,36 @@ class EncoderQueries(TransformerMixin):
             std = quadrature.standard_error(self._model, self._cube, rows, n_at_once=n_at_once)
         return checked_finite(nats.numpy()), std.numpy()
 
-    def _by_draws(self, X, n_draws, reduce):
-        """Reduce draws from q(z | x) to an estimate and its standard error, (n_samples, 2)."""
+    def _by_draws(self, X, n_draws):
+        """The evidence lower bound over draws from q(z | x), and its standard error."""
 
         def of_rows(x):
             generator = torch.Generator().manual_seed(0)
-            return reduce(self._model.draw(x, n_draws, generator, shared=True), self._model.prior)
+            drawn = self._model.draw(x, n_draws, generator, shared=True)
+            return objectives.elbo_of(drawn, self._model.prior)
 
-        n_decoded = min(n_draws, self._model.n_decoded) * X.shape[1]
+        return self._estimated(X, of_rows, self._draw_bytes(n_draws))
+
+    def _by_importance(self, X, n_draws):
+        """The log mean of importance weights, and its standard error."""
+        n_at_once = max(1, _DRAWN_BYTES // self._draw_bytes(n_draws))
+
+        def of_rows(x):
+            generator = torch.Generator().manual_seed(0)
+            return importance.estimate(self._model, x, n_draws, generator, n_at_once)
+
+        return self._estimated(X, of_rows, max(_ROW_BYTES, 16 * X.shape[1]))
+
+    def _draw_bytes(self, n_draws):
+        """Working memory of the draws of a row."""
+        n_decoded = min(n_draws, self._model.n_decoded) * self.n_features_in_
         n_unwound = n_draws * self._n_features_out
         if self._model.wrapped:
             n_unwound *= len(proposals.WINDINGS) ** self._n_features_out
-        result = self._over_rows(X, of_rows, 16 * max(n_decoded, n_unwound), finite=False)
+        return 16 * max(n_decoded, n_unwound)
+
+    def _estimated(self, X, of_rows, row_bytes):
+        """Estimates and their standard errors, (n_samples, 2); an error may be infinite."""
+        result = self._over_rows(X, of_rows, row_bytes, finite=False)
         checked_finite(result[:, 0])
         return result

@@ -1,4 +1,4 @@
-"""Newton's method row by row, and the normals of curvature: quadratics, von Mises bumps, valleys."""
+"""Newton's method row by row, and the normals of curvature: quadratics, valleys, plains."""
 
 from math import log, pi
 
@@ -79,7 +79,7 @@ def test_derivatives_that_are_not_finite_leave_a_row_where_it_is():
 
 
 def test_chosen_and_joined_are_indexing(generator):
-    log_density, normal = quadratics(5, 2, generator)
+    log_density, _ = quadratics(5, 2, generator)
     found = laplace.climb(log_density, torch.zeros(5, 2).double(), **SETTINGS)
     index = torch.tensor([3, 1, 1])
     again = laplace.Peaks.joined([found.chosen(index[:1]), found.chosen(index[1:])])

@@ -12,7 +12,7 @@ from scipy.special import ive
 from scipy.stats import multivariate_normal, t
 from torch import nn
 
-from skqlvm.engine import atlas, lattices, likelihoods, networks, quadrature, torus
+from skqlvm.engine import atlas, lattices, likelihoods, networks, quadrature
 from skqlvm.engine.models import Model
 from skqlvm.engine.priors import StandardNormal, UniformTorus
 

@@ -1,5 +1,5 @@
-"""Narrow posteriors: closed forms from 0.02 to 2 spacings of the lattice, exactness of the mixture's
-weights, and that resolved posteriors are left alone."""
+"""Narrow posteriors: closed forms from 0.02 to 2 spacings of the lattice, what the weights of the
+mixture sum to, and that resolved posteriors are left alone."""
 
 from math import log, pi
 
@@ -128,7 +128,7 @@ def test_all_weights_of_a_row_sum_to_its_evidence(generator):
         log_w = refinement.log_weights(model, chart, x)
         total, [part] = refinement.refine(model, chart, x, log_w.clone())
     assert part.rows.tolist() == list(range(11))
-    weights = log_w.scatter(1, part.index, part.log_w)
+    weights = log_w.scatter(1, part.places, part.log_w)
     together = torch.cat([weights, part.local_log_w.flatten(1)], 1)
     torch.testing.assert_close(torch.logsumexp(together, 1), total)
     base = model.likelihood.terms(x).base - log(610)

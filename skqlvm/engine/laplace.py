@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import torus
 from .proposals import FullNormal
 
 _FRACTIONS = (1.0, 0.4, 0.1)
@@ -91,6 +92,40 @@ def climb(
     height, _, precision = _quadratic(log_density, z, widest)
     scale_tril = torch.linalg.cholesky(torch.linalg.inv(precision))
     return Peaks(height, FullNormal(z, scale_tril.to(z)))
+
+
+def starts(
+    points: Tensor, heights: Tensor, n_starts: int, apart: float, period: float | None
+) -> tuple[Tensor, Tensor]:
+    """Return the highest points of each row that are apart from each other.
+
+    Parameters
+    ----------
+    points : Tensor of shape (n, c, k)
+    heights : Tensor of shape (n, c)
+    n_starts : int
+    apart : float
+        Distance from which on a point counts beside a higher one.
+    period : float or None
+        Of the points, if they are on a torus.
+
+    Returns
+    -------
+    points : Tensor of shape (n, n_starts, k)
+    heights : Tensor of shape (n, n_starts)
+        Minus infinity where there are no more points; these are any.
+    """
+    left, every = heights.clone(), torch.arange(len(heights), device=heights.device)
+    chosen, found = [], []
+    for _ in range(n_starts):
+        height, top = left.max(1)
+        start = points[every, top]
+        chosen.append(start)
+        found.append(height)
+        steps = points - start[:, None]
+        steps = steps if period is None else torus.difference(points, start[:, None])
+        left = left.masked_fill(steps.norm(dim=-1) < apart, float("-inf"))
+    return torch.stack(chosen, 1), torch.stack(found, 1)
 
 
 def _quadratic(

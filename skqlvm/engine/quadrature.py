@@ -141,9 +141,9 @@ def standard_error(
     """Return the standard error of log p(x) over one lattice of points u (m, k), shifted anywhere.
 
     The standard deviation over `N_SHIFTS` random shifts, times 1.18, so that twice it covers 95 %
-    of what is estimated from so few. The shifts are the same at every call. Each is decoded anew; its chart is factored where the
-    rows are so many that this pays. It is that of `log_marginal`, or of
-    `refinement.refined_log_marginal`.
+    of what is estimated from so few. The shifts are the same at every call. Each is decoded anew;
+    its chart is factored where the rows are so many that this pays. It is that of `log_marginal`,
+    or of `refinement.refined_log_marginal`.
 
     Returns
     -------

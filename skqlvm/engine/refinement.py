@@ -1,4 +1,4 @@
-"""Posteriors that are narrower than a lattice resolves: a second lattice around each of their peaks.
+"""Posteriors that a lattice is too coarse for: a second lattice around each of their peaks.
 
 The points of the lattice and those of the local ones are draws from one mixture, and each weighs
 the inverse of that mixture's density (the balance heuristic of Veach and Guibas)::
@@ -66,7 +66,7 @@ class Refined(NamedTuple):
     Attributes
     ----------
     rows : Tensor of shape (r,), int64
-    index : Tensor of shape (r, c), int64
+    places : Tensor of shape (r, c), int64
         Points of the lattice whose weights are not p(x | z_j).
     log_w : Tensor of shape (r, c)
         What they are.
@@ -81,7 +81,7 @@ class Refined(NamedTuple):
     """
 
     rows: Tensor
-    index: Tensor
+    places: Tensor
     log_w: Tensor
     normals: FullNormal
     z: Tensor
@@ -117,7 +117,7 @@ def refined_log_marginal(model: Model, chart: atlas.Atlas, rows: Iterable[Tensor
 
 
 def log_weights(model: Model, chart: atlas.Atlas, x: Tensor) -> Tensor:
-    """Return log p(x_i | z_j) less the base of row i, (n, m): an atlas's table, in its precision."""
+    """Return log p(x_i | z_j) less the base of row i, (n, m), for rows x (n, d)."""
     offset = chart.offset(model.likelihood, x) - model.likelihood.terms(x).base
     return chart.relative(model.likelihood, x).add_(offset[:, None])
 
@@ -181,7 +181,7 @@ def is_narrow(log_weights: Tensor, points: Tensor, n_points: int) -> Tensor:
     k = points.shape[-1]
     spacing = n_points ** (-1 / k)
     squares = torch.logsumexp(2 * log_weights, 1).exp()
-    few = (squares * _MANY[k - 1] > 1).nonzero()[:, 0]
+    few = (squares * min(_MANY[k - 1], 0.9 * n_points) > 1).nonzero()[:, 0]
     narrow = torch.zeros(len(points), dtype=torch.bool, device=points.device)
     if not len(few):
         return narrow
@@ -212,7 +212,7 @@ def _refined(
     total: Tensor,
 ) -> Refined:
     """New weights for some narrow rows, of the points of most weight (r, c) and of local ones."""
-    m, k = points.shape
+    m = len(points)
     log_density = _log_density(model, x, rows)
     found, exists = _peaks(log_density, points[index], peaks, total, m, model.n_decoded // 8)
     n_peaks = exists.shape[1]
@@ -272,7 +272,8 @@ def _peaks(
     that one's height, as far above its point as half a spacing makes on the first.
     """
     spacing = m ** (-1 / points.shape[2])
-    starts, heights = _starts(points, log_w, _APART * spacing)
+    n_starts = min(N_PEAKS, log_w.shape[1])
+    starts, heights = laplace.starts(points, log_w, n_starts, _APART * spacing, 1.0)
     n_rows, n_peaks = heights.shape
     every = torch.arange(n_rows, device=points.device)
 
@@ -319,20 +320,6 @@ def _climbed(
     return laplace.climb(
         lambda z: log_density(z, numbers), z, n_steps=_N_STEPS, widest=_WIDEST, reach=_REACH
     )
-
-
-def _starts(points: Tensor, log_w: Tensor, apart: float) -> tuple[Tensor, Tensor]:
-    """The points of most weight that are apart, (r, a, k), and their log weights, (r, a)."""
-    left, every = log_w.clone(), torch.arange(len(log_w), device=log_w.device)
-    starts, heights = [], []
-    for _ in range(min(N_PEAKS, log_w.shape[1])):
-        height, top = left.max(1)
-        start = points[every, top]
-        starts.append(start)
-        heights.append(height)
-        close = torus.difference(points, start[:, None]).norm(dim=-1) < apart
-        left = left.masked_fill(close, float("-inf"))
-    return torch.stack(starts, 1), torch.stack(heights, 1)
 
 
 def _trace_of_precision(normal: FullNormal) -> Tensor:
