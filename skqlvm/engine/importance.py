@@ -124,9 +124,9 @@ def estimate(
 
 def _drawn(model: EncoderModel, proposals: Mixture, x: Tensor, generator: torch.Generator) -> Draws:
     z, terms = proposals.at(generator), model.likelihood.terms(x)
-    shared, own = z.split([proposals.n_draws[0], z.shape[1] - proposals.n_draws[0]], 1)
-    parts = [model.table(terms, shared[0]).to(z)]
-    for part in own.split(model.n_decoded, 1):
+    n_shared = proposals.n_draws[0]
+    parts = [model.table(terms, z[0, :n_shared]).to(z)] if n_shared else []
+    for part in z[:, n_shared:].split(model.n_decoded, 1):
         parts.append(model.likelihood.paired(terms, model.outputs(part).to(z)))
     return Draws(proposals, z, torch.cat(parts, 1), terms.base)
 
