@@ -6,6 +6,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from . import _checks, _parts
 from ._estimator import checked_finite
+from ._posterior_queries import PosteriorQueries
 from .engine import (
     importance,
     lattices,
@@ -14,6 +15,7 @@ from .engine import (
     posteriors,
     proposals,
     quadrature,
+    summaries,
 )
 from .engine.precision import own_settings
 
@@ -28,11 +30,14 @@ _ATLAS_BYTES = 2**27
 _REDUCED = {"elbo": objectives.elbo_of, "encoder": objectives.estimate_of}
 """What draws from the encoder alone are reduced to, by the name of the method."""
 
+_AGGREGATED, _AGGREGATED_AT_ONCE = 2**24, 64
+"""Entries of the table whose posteriors are averaged at the end of a fit, and rows at a time."""
+
 _DRAWN_BYTES, _ROW_BYTES = 2**24, 2**15
 """Working memory of draws that are held at a time, and of a row whose proposals are put right."""
 
 
-class EncoderQueries(TransformerMixin):
+class EncoderQueries(PosteriorQueries, TransformerMixin):
     """Mixin of the estimators whose q(z | x) comes from an encoder.
 
     A subclass defines ``_has_posterior``: whether its training gives q a spread.
@@ -96,34 +101,6 @@ class EncoderQueries(TransformerMixin):
         ndarray of shape (n_samples, n_features)
         """
         return self._over_rows(self._located(self._queried(X)), self._model.mean)
-
-    def posterior(self, X):
-        """Return the posterior probabilities of the points of `lattice_`; rows sum to 1.
-
-        They are the model's own, p(z | x) by quadrature, which the encoder's q(z | x) of `proposal`
-        approximates.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_points_eval_)
-
-        Raises
-        ------
-        ValueError
-            If the model has more than three components.
-        """
-        X = self._queried(X)
-        self._check_few_components("posterior", "proposal")
-
-        def of_rows(x):
-            log_w = [chart.table(self.likelihood_, x) for chart in self._charts()]
-            return posteriors.responsibilities(torch.cat(log_w, 1))
-
-        return self._over_rows(X, of_rows, self._table_bytes(X, self.n_points_eval_))
 
     def proposal(self, X):
         """Return location and covariance of the encoder's q(z | x) for every row.
@@ -299,6 +276,7 @@ class EncoderQueries(TransformerMixin):
         found |= {"n_points_eval_": settled.n_points, "lattice_": lattice, "_cube": u}
         if len(u) * model.likelihood.n_outputs * model.like.element_size() <= _ATLAS_BYTES:
             [found["_atlas"]] = quadrature.charts(model, u, factored=True)
+        found["aggregate_posterior_"] = _aggregated(model, u, found["_atlas"], x)
         if settled.change > settled.tolerance and self._has_posterior():
             _checks.warn(
                 f"Log-likelihoods by quadrature still changed by {settled.change:.2g} nats a row "
@@ -321,6 +299,23 @@ class EncoderQueries(TransformerMixin):
         if self._atlas is not None:
             return [self._atlas]
         return quadrature.charts(self._model, self._cube, n_at_once=self._model.n_decoded)
+
+    def _check_posterior(self, what):
+        instead = {"posterior": "proposal"}.get(what, "up to 3 components, or proposal")
+        self._check_few_components(what, instead)
+
+    def _quadrature_points(self):
+        return summaries.Points.of(self._model.prior, self._cube.to(self._model.like.device))
+
+    def _posteriors(self, x, points):
+        log_w = self._log_weights(x)
+        return summaries.Posterior(points, log_w, torch.logsumexp(log_w, 1), [])
+
+    def _log_weights(self, x):
+        return torch.cat([chart.table(self.likelihood_, x) for chart in self._charts()], 1)
+
+    def _row_bytes(self, X):
+        return self._table_bytes(X, self.n_points_eval_)
 
     def _by_quadrature(self, X, return_std):
         """log p(x) over the lattice that a fit found fine enough, and its standard error."""
@@ -368,3 +363,15 @@ class EncoderQueries(TransformerMixin):
         result = self._over_rows(X, of_rows, row_bytes, finite=False)
         checked_finite(result[:, 0])
         return result
+
+
+def _aggregated(model, u, chart, x):
+    """The mean posterior of some rows x over points u of the cube, an array; of few if u is long."""
+    n_rows = max(1, _AGGREGATED // len(u))
+    charts = [chart] if chart else list(quadrature.charts(model, u, n_at_once=model.n_decoded))
+    tables = (
+        torch.cat([chart.table(model.likelihood, part) for chart in charts], 1)
+        for part in x[:n_rows].split(_AGGREGATED_AT_ONCE)
+    )
+    sums = [posteriors.responsibilities(table).double().sum(0) for table in tables]
+    return (torch.stack(sums).sum(0) / len(x[:n_rows])).cpu().numpy()
