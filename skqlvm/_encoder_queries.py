@@ -366,7 +366,7 @@ class EncoderQueries(PosteriorQueries, TransformerMixin):
 
 
 def _aggregated(model, u, chart, x):
-    """The mean posterior of some rows x over points u of the cube, an array; of few if u is long."""
+    """The mean posterior of some rows x over points u of the cube, an array."""
     n_rows = max(1, _AGGREGATED // len(u))
     charts = [chart] if chart else list(quadrature.charts(model, u, n_at_once=model.n_decoded))
     tables = (
