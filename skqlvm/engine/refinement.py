@@ -5,8 +5,9 @@ the inverse of that mixture's density (the balance heuristic of Veach and Guibas
 
     p(x) = sum p(x | z) / (m + sum_a N q_a(z))      over the m points and the N of each peak's q_a
 
-Where the peaks are, the local points count; far from them the lattice has its usual weights. With
-the local lattices shifted at random too, the sum has the expectation p(x) whatever the q_a are.
+A local point counts as several here, in the sum and in the density alike. Where the peaks are, the
+local points count; far from them the lattice has its usual weights. With the local lattices shifted
+at random too, the sum has the expectation p(x) whatever the q_a are.
 """
 
 from __future__ import annotations
@@ -51,8 +52,13 @@ _NEGLIGIBLE = 9.0
 _SLACK = 2.0
 """How much more than its curvature says a peak may be above the lattice points around it."""
 
-INFLATION = 1.4
-"""How much wider a local lattice is than the curvature of a posterior says."""
+INFLATION = (2.0, 1.4, 1.4)
+"""How much wider a local lattice is than the curvature of a posterior says, in one to three
+dimensions."""
+
+_FAVOUR = 4.0
+"""How many points a local one counts for: few rows have a point of the lattice within a very narrow
+peak, and its weight would be large there."""
 
 _N_STEPS, _REACH, _WIDEST = 3, 0.05, 0.08
 """Steps of Newton's method, the longest of them and the widest local normal, both in turns."""
@@ -214,13 +220,13 @@ def _refined(
     total: Tensor,
 ) -> Refined:
     """New weights for some narrow rows, of the points of most weight (r, c) and of local ones."""
-    m = len(points)
+    m, k = points.shape
     log_density = _log_density(model, x, rows)
     found, exists = _peaks(log_density, points[index], peaks, total, m, model.n_decoded // 8)
     n_peaks = exists.shape[1]
     normals = FullNormal(
         found.normal.loc.unflatten(0, exists.shape),
-        INFLATION * found.normal.scale_tril.unflatten(0, exists.shape),
+        INFLATION[k - 1] * found.normal.scale_tril.unflatten(0, exists.shape),
     )
     noise = local_noise(points).to(x)
     z = normals.loc[:, :, None] + noise @ normals.scale_tril.mT
@@ -231,7 +237,7 @@ def _refined(
         log_px_z[row, peak] = log_density(z[row, peak], row)
     at_points = _log_mixture(points[index], normals, exists, m, len(noise))
     at_local = _log_mixture(z.flatten(1, 2), normals, exists, m, len(noise))
-    local = log_px_z - at_local.unflatten(1, (n_peaks, -1))
+    local = log_px_z + log(_FAVOUR) - at_local.unflatten(1, (n_peaks, -1))
     return Refined(rows, index, peaks - at_points, normals, z, log_px_z, local)
 
 
@@ -331,12 +337,13 @@ def _trace_of_precision(normal: FullNormal) -> Tensor:
 
 
 def _log_mixture(z: Tensor, normals: FullNormal, exists: Tensor, m: int, n_local: int) -> Tensor:
-    """``log (1 + sum_a N/m q_a(z))`` at points (r, s, k): how much denser the mixture is."""
+    """``log (1 + sum_a N/m q_a(z))`` at points (r, s, k): how much denser the mixture is. N counts
+    each local point as often as it is favoured."""
     logs = [z.new_zeros(z.shape[:-1])]
     for a in range(exists.shape[1]):
         loc = normals.loc[:, a]
         normal = FullNormal(loc, normals.scale_tril[:, a])
         nearest = loc[:, None] + torus.difference(z, loc[:, None])
-        log_q = normal.log_prob(nearest) + log(n_local / m)
+        log_q = normal.log_prob(nearest) + log(_FAVOUR * n_local / m)
         logs.append(log_q.where(exists[:, a, None], float("-inf")))
     return torch.logsumexp(torch.stack(logs), 0)

@@ -215,7 +215,8 @@ def _around(
     shape = (len(number), _TRIED)
     moved = u[number % n_local, None] + _jitter(shape, lattices.basis(u), generator)
     noise = torch.special.ndtri(torus.wrap(moved).clamp(1e-9, 1 - 1e-9))
-    narrower = torch.softmax(0.5 * (1 - refinement.INFLATION**2) * noise.square().sum(2), 1)
+    inflation = refinement.INFLATION[u.shape[1] - 1]
+    narrower = torch.softmax(0.5 * (1 - inflation**2) * noise.square().sum(2), 1)
     taken = _drawn(narrower, 1, generator)[:, :, None].expand(-1, -1, u.shape[1])
     peak, noise = number // n_local, noise.gather(1, taken)[:, 0]
     loc, scale_tril = (v[row, peak].double() for v in vars(part.normals).values())
