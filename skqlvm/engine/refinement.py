@@ -1,13 +1,14 @@
 """Posteriors that a lattice is too coarse for: a second lattice around each of their peaks.
 
-The points of the lattice and those of the local ones are draws from one mixture, and each weighs
-the inverse of that mixture's density (the balance heuristic of Veach and Guibas)::
+The m points of the lattice and the N of each local one, of density q_a, are draws of several
+proposals for one integral. At every point each of them has a share of it, in proportion to the
+square of the number of its points around (the power heuristic of Veach and Guibas)::
 
-    p(x) = sum p(x | z) / (m + sum_a N q_a(z))      over the m points and the N of each peak's q_a
+    t_a(z) = N q_a(z) / m
+    m p(x) = sum_j p(x | z_j) / (1 + sum_a t_a^2) + sum_al p(x | z_al) t_a / (1 + sum_b t_b^2)
 
-A local point counts as several here, in the sum and in the density alike. Where the peaks are, the
-local points count; far from them the lattice has its usual weights. With the local lattices shifted
-at random too, the sum has the expectation p(x) whatever the q_a are.
+Where the peaks are, the local points count; far from them the lattice has its usual weights. With
+the local lattices shifted at random too, the sum has the expectation m p(x) whatever the q_a are.
 """
 
 from __future__ import annotations
@@ -55,10 +56,6 @@ _SLACK = 2.0
 INFLATION = (2.0, 1.4, 1.4)
 """How much wider a local lattice is than the curvature of a posterior says, in one to three
 dimensions."""
-
-_FAVOUR = 4.0
-"""How many points a local one counts for: few rows have a point of the lattice within a very narrow
-peak, and its weight would be large there."""
 
 _N_STEPS, _REACH, _WIDEST = 3, 0.05, 0.08
 """Steps of Newton's method, the longest of them and the widest local normal, both in turns."""
@@ -235,10 +232,13 @@ def _refined(
     for pairs in exists.flatten().nonzero()[:, 0].split(size):
         row, peak = pairs // n_peaks, pairs % n_peaks
         log_px_z[row, peak] = log_density(z[row, peak], row)
-    at_points = _log_mixture(points[index], normals, exists, m, len(noise))
-    at_local = _log_mixture(z.flatten(1, 2), normals, exists, m, len(noise))
-    local = log_px_z + log(_FAVOUR) - at_local.unflatten(1, (n_peaks, -1))
-    return Refined(rows, index, peaks - at_points, normals, z, log_px_z, local)
+    at_points = _log_density_ratios(points[index], normals, exists, len(noise) / m)
+    at_local = _log_density_ratios(z.flatten(1, 2), normals, exists, len(noise) / m)
+    own = at_local.unflatten(1, (n_peaks, -1)).diagonal(dim1=1, dim2=3).mT
+    local = log_px_z + (own - _log_shared(at_local).unflatten(1, (n_peaks, -1)))
+    local = local.where(exists[:, :, None], float("-inf"))
+    log_w = peaks - _log_shared(at_points)
+    return Refined(rows, index, log_w, normals, z, log_px_z, local)
 
 
 def local_noise(points: Tensor) -> Tensor:
@@ -336,14 +336,19 @@ def _trace_of_precision(normal: FullNormal) -> Tensor:
     return inverse.square().sum((1, 2))
 
 
-def _log_mixture(z: Tensor, normals: FullNormal, exists: Tensor, m: int, n_local: int) -> Tensor:
-    """``log (1 + sum_a N/m q_a(z))`` at points (r, s, k): how much denser the mixture is. N counts
-    each local point as often as it is favoured."""
-    logs = [z.new_zeros(z.shape[:-1])]
+def _log_density_ratios(z: Tensor, normals: FullNormal, exists: Tensor, ratio: float) -> Tensor:
+    """log t at points (r, s, k), of all peaks, (r, s, a); minus infinity of those there are not."""
+    logs = []
     for a in range(exists.shape[1]):
         loc = normals.loc[:, a]
         normal = FullNormal(loc, normals.scale_tril[:, a])
         nearest = loc[:, None] + torus.difference(z, loc[:, None])
-        log_q = normal.log_prob(nearest) + log(_FAVOUR * n_local / m)
+        log_q = normal.log_prob(nearest) + log(ratio)
         logs.append(log_q.where(exists[:, a, None], float("-inf")))
-    return torch.logsumexp(torch.stack(logs), 0)
+    return torch.stack(logs, -1)
+
+
+def _log_shared(log_ratios: Tensor) -> Tensor:
+    """``log (1 + sum_a t_a^2)``."""
+    lattice = torch.zeros_like(log_ratios[..., :1])
+    return torch.logsumexp(torch.cat([lattice, 2 * log_ratios], -1), -1)
