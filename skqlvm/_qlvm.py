@@ -14,6 +14,9 @@ _SPARED = {"highest": 2**-24, "medium": 1e-2}
 _FINISHED_ROWS = 500
 """Copies of rows whose posteriors are looked at together, at the end of a fit."""
 
+_SETTLED = 0.1
+"""Standard error of a typical score, in nats, up to which a lattice is fine enough all the same."""
+
 _FEWEST_EFFECTIVE = 1.2
 """Effective points under which a posterior is narrower than the lattice that should resolve it."""
 
@@ -75,7 +78,7 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         Probabilities of the maps.
     max_iter : int or "auto", default="auto"
         Passes over the data. "auto" is 50 passes, but at least 500 steps of the optimiser and at
-        most 660: the cost of a fit does not grow with the number of rows once there are many.
+        most 560: the cost of a fit does not grow with the number of rows once there are many.
     batch_size : int or "auto", default="auto"
         Rows a step. "auto" is 128, 256 or 512: the largest of which a pass has ten or more.
     learning_rate : float or "auto", default="auto"
@@ -206,7 +209,7 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         self.output = output
 
     _shaping = (*LatentEstimator._shaping, *_parts.SHAPING, *_transformations.SHAPING)
-    _auto_steps, _auto_batch_sizes = (500, 660), (128, 256, 512)
+    _auto_steps, _auto_batch_sizes = (500, 560), (128, 256, 512)
     _optimizer = staticmethod(optimizers.adam_with_decay)
 
     _coarse = None
@@ -262,7 +265,8 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         coarse = len(points) if effective < _FEWEST_EFFECTIVE < len(points) else None
         if coarse and coarse != self._coarse:
             error = float(quadrature.standard_error(model, points, rows, refined=True).median())
-            _checks.warn_if_coarse(effective, len(points), error)
+            if error > _SETTLED:
+                _checks.warn_if_coarse(effective, len(points), error)
         found = {
             "lattice_": points.numpy(),
             "harmonic_order_": model.harmonic_order,

@@ -20,7 +20,7 @@ class Rows:
     """
 
     def __init__(self, X, device):
-        self.X, self.device = X, device
+        self.X, self.device, self.mapped = X, device, _is_mapped(X)
         fits = device.type != "cpu" and X.nbytes <= _RESIDENT_BYTES
         self.resident = as_tensor(X, device) if fits else None
 
@@ -28,11 +28,20 @@ class Rows:
         """Return the rows of an integer tensor, in its order; a file is read forwards."""
         if self.resident is not None:
             return Batch(self.resident[index.to(self.device)], index)
+        if not self.mapped:
+            return Batch(torch.from_numpy(self.X[index.numpy()]).to(self.device), index)
         order = index.argsort()
         forwards = torch.from_numpy(self.X[index[order].numpy()])
         x = torch.empty_like(forwards)
         x[order] = forwards
         return Batch(x.to(self.device), index)
+
+
+def _is_mapped(X):
+    """Whether an array is a memory map, or a view of one."""
+    while X is not None and not isinstance(X, np.memmap):
+        X = getattr(X, "base", None)
+    return X is not None
 
 
 class Chunks:
