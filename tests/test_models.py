@@ -173,3 +173,40 @@ def test_harmonics_open_with_the_fraction():
     model.open(1.0)
     assert (decoder.basis.scales >= before).all()
     assert (decoder.basis.scales > before).any()
+
+
+CONDITIONS = torch.tensor([[1.0, 0.0, 0.5], [0.0, 1.0, -2.0]], dtype=torch.float64)
+
+
+def told_model(prior, kind=models.Model, **parts):
+    settings = {} if kind is models.Model else {"covariance_type": "diagonal", "wrapped": False}
+    decoder, likelihood = nn.Linear(K + 3, D).double(), likelihoods.Gaussian(D, 0.5)
+    return kind(K, prior, decoder, likelihood, **parts, **settings, conditions=CONDITIONS)
+
+
+@all_priors
+def test_decoder_is_told_the_condition_of_each_row_beside_its_points(prior, generator):
+    model, group = told_model(prior), torch.tensor([1, 0, 1])
+    z = torch.rand(3, 5, K, generator=generator, dtype=torch.float64)
+    each = [model.decoder(torch.cat([z[i], CONDITIONS[group[i]].expand(5, 3)], 1)) for i in (0, 1)]
+    torch.testing.assert_close(model.outputs(z, group)[:2], torch.stack(each))
+    torch.testing.assert_close(model.outputs(z[1], 0), each[1])
+    torch.testing.assert_close(model.mean(z[:, 0], group)[1], model.mean(z[:, 0], 0)[1])
+    u = torch.rand(3, K, generator=generator, dtype=torch.float64)
+    points = prior.quantile(u)
+    without_noise = model.sample(u, generator, noise=False, group=group)
+    torch.testing.assert_close(without_noise, model.mean(points, group))
+    assert torch.equal(told_model(prior).told(z, 1)[2, 4, K:], CONDITIONS[1])
+
+
+def test_encoder_and_draws_are_told_the_condition_of_each_row(x, generator):
+    encoder = nn.Linear(D + 3, 2 * K).double()
+    model = told_model(PRIORS["normal"], models.EncoderModel, encoder=encoder).double()
+    group = torch.tensor([0, 1, 1, 0, 1, 0])
+    both = model.draw(x, 3, torch.Generator().manual_seed(0), shared=True, group=group)
+    for g in (0, 1):
+        alone = model.draw(x[group == g], 3, torch.Generator().manual_seed(0), shared=True, group=g)
+        torch.testing.assert_close(both.log_px_z[group == g], alone.log_px_z)
+        torch.testing.assert_close(both.z[group == g], alone.z)
+    other = model.draw(x, 3, torch.Generator().manual_seed(0), shared=True, group=1 - group)
+    assert (other.z - both.z).abs().amax(2).min() > 1e-6

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from . import lattices, objectives, torus
 from .likelihoods import Terms
 from .memory import affordable_points
-from .models import Model
+from .models import Batch, Model
 from .networks import ConvDecoder, MLPDecoder, TorusBasis
 from .transformations import Copies, copied
 
@@ -43,10 +43,21 @@ class ShiftedLattice:
         """What stands for the points whatever the shift, a row each."""
         return self.points
 
-    def decode(self, shift: Tensor) -> Decode:
-        """Return the map from some of `rows` to outputs under a shift (k,) in turns, float64."""
+    def decode(self, shift: Tensor, condition: Tensor | None = None) -> Decode:
+        """Return the map from some of `rows` to outputs under a shift (k,) in turns, float64.
+
+        With a condition (n_conditions,), which is told beside every point.
+        """
         like = next(self.decoder.parameters())
-        return lambda rows: self.decoder(torus.wrap(rows + shift.to(rows)).to(like))
+
+        def outputs(rows: Tensor) -> Tensor:
+            points = torus.wrap(rows + shift.to(rows)).to(like)
+            if condition is not None:
+                points = torch.cat([points, condition.to(points).expand(len(points), -1)], 1)
+            decoded: Tensor = self.decoder(points)
+            return decoded
+
+        return outputs
 
 
 class LatticeOfWaves(ShiftedLattice):
@@ -58,10 +69,10 @@ class LatticeOfWaves(ShiftedLattice):
 
     def __init__(self, decoder: MLPDecoder | ConvDecoder, points: Tensor) -> None:
         super().__init__(decoder, points)
-        self.decode_waves = decoder.decode_waves
+        self.decode_waves, self.first_layer = decoder.decode_waves, decoder.first_layer
         start = decoder.start if isinstance(decoder, ConvDecoder) else decoder
-        self.basis, self.first = cast(TorusBasis, start.basis), cast(nn.Linear, start.layers[0])
-        self.cos, self.sin = self.basis.waves(self.points).to(self.first.weight).chunk(2, 1)
+        self.basis, first = cast(TorusBasis, start.basis), cast(nn.Linear, start.layers[0])
+        self.cos, self.sin = self.basis.waves(self.points).to(first.weight).chunk(2, 1)
         self.open = self.cos.new_empty(0, 0)
 
     @property
@@ -72,10 +83,10 @@ class LatticeOfWaves(ShiftedLattice):
             self.open = torch.cat([self.cos[:, :n_open], self.sin[:, :n_open]], 1)
         return self.open
 
-    def decode(self, shift: Tensor) -> Decode:
-        """Return the map from some of `rows` to outputs under a shift."""
-        weight = self.basis.turned(self.first.weight, shift)
-        return lambda rows: self.decode_waves(rows, weight)
+    def decode(self, shift: Tensor, condition: Tensor | None = None) -> Decode:
+        """Return the map from some of `rows` to outputs under a shift and a condition."""
+        first = self.first_layer(shift, condition)
+        return lambda rows: self.decode_waves(rows, first)
 
 
 def shifted_lattice(decoder: nn.Module, points: Tensor) -> ShiftedLattice:
@@ -125,13 +136,32 @@ class LatticeBound:
         chooses = self.n_copies < model.n_copies
         self.coarse = shifted_lattice(model.decoder, coarse) if chooses else None
         copies = copied(model.transformations, model.likelihood, x)
-        table = self._table(copies.terms, self.lattice.decode(self.unmoved))
+        condition = None if model.conditions is None else model.conditions[0]
+        table = self._table(copies.terms, self.lattice.decode(self.unmoved, condition))
         self.n_at_once = affordable_points(table, self.lattice.rows, n_bytes)
 
-    def __call__(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
-        """Return the bound of rows x (n, d), in nats, (n,); without a shift the lattice's own."""
-        shift = self.unmoved if shift is None else shift
-        copies, decode = self._copies(x, shift), self.lattice.decode(shift)
+    def __call__(
+        self, x: Tensor, shift: Tensor | None = None, group: Tensor | None = None
+    ) -> Tensor:
+        """Return the bound of rows x (n, d), in nats, (n,); without a shift the lattice's own.
+
+        Where the model has conditions, `group` (n,) has the number of each row's. The lattice is
+        decoded for each of those that occur.
+        """
+        shift, conditions = self.unmoved if shift is None else shift, self.model.conditions
+        if conditions is None or group is None:
+            return self._bound(x, shift, None)
+        numbers, where = group.unique(return_inverse=True)
+        rows = [(where == i).nonzero()[:, 0] for i in range(len(numbers))]
+        parts = [
+            self._bound(x[row], shift, conditions[number])
+            for number, row in zip(numbers, rows, strict=True)
+        ]
+        return torch.cat(parts)[torch.cat(rows).argsort()]
+
+    def _bound(self, x: Tensor, shift: Tensor, condition: Tensor | None) -> Tensor:
+        """The bound of rows under one condition."""
+        copies, decode = self._copies(x, shift, condition), self.lattice.decode(shift, condition)
         terms = copies.terms
         bound = objectives.lattice_bound(
             self._table(terms, decode),
@@ -143,13 +173,14 @@ class LatticeBound:
         )
         return bound + copies.base
 
-    def _copies(self, x: Tensor, shift: Tensor) -> Copies:
+    def _copies(self, x: Tensor, shift: Tensor, condition: Tensor | None) -> Copies:
         """The copies of rows x that have most evidence on the coarse lattice under a shift."""
         copies = copied(self.model.transformations, self.model.likelihood, x)
         if self.coarse is None or copies.log_weight is None:
             return copies
         with torch.no_grad():
-            table = self._table(copies.terms, self.coarse.decode(shift))(self.coarse.rows)
+            decode = self.coarse.decode(shift, condition)
+            table = self._table(copies.terms, decode)(self.coarse.rows)
             log_px = objectives.log_sum_exp_(table, 1).view_as(copies.log_weight)
             likely = (log_px + copies.log_weight).topk(self.n_copies, 1).indices
         return copies.chosen(likely)
@@ -194,10 +225,11 @@ class TrainingBound:
         """Points that may be decoded at once with a graph."""
         return self.fine.n_at_once
 
-    def __call__(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Return the bound of rows x (n, d) under a random shift, or without a generator none."""
+    def __call__(self, batch: Batch, generator: torch.Generator | None) -> Tensor:
+        """Return the bound of rows (n,) under a random shift, or without a generator none."""
         if generator is None:
-            n_rows = max(1, len(x) // self.model.n_copies)
-            return torch.cat([self.fine(some) for some in x.split(n_rows)])
+            n_rows = max(1, len(batch.x) // self.model.n_copies)
+            return torch.cat([self.fine(part.x, group=part.group) for part in batch.split(n_rows)])
         bound = self.coarse if self.model.progress < _FINE else self.fine
-        return bound(x, lattices.random_shift(self.model.n_components, generator))
+        shift = lattices.random_shift(self.model.n_components, generator)
+        return bound(batch.x, shift, batch.group)

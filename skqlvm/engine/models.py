@@ -5,6 +5,7 @@ x -> [proposal] -> z -> [decoder] -> outputs -> [likelihood] -> log_w -> [object
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,13 +30,21 @@ class Batch:
         Which rows of the training data these are.
     weight : Tensor of shape (n_samples,), or None
         How often each row counts; None is once.
-    condition : Tensor of shape (n_samples, n_conditions), or None
+    group : Tensor of shape (n_samples,), int64, or None
+        Which of the model's conditions each row was observed under.
     """
 
     x: Tensor
     index: Tensor | None = None
     weight: Tensor | None = None
-    condition: Tensor | None = None
+    group: Tensor | None = None
+
+    def split(self, n_rows: int) -> Iterator[Batch]:
+        """Yield consecutive rows, so many at a time."""
+        for start in range(0, len(self.x), n_rows):
+            part = slice(start, start + n_rows)
+            rest = (self.index, self.weight, self.group)
+            yield Batch(self.x[part], *(None if v is None else v[part] for v in rest))
 
 
 class Draws(NamedTuple):
@@ -81,6 +90,8 @@ class Model(nn.Module):
         Highest order of harmonics that suit the data, of the decoder and of moments.
     transformations : Transformations, optional
         Maps of rows that do not matter: p(x | z) is of a row that one of them has been applied to.
+    conditions : Tensor of shape (n_groups, n_conditions), optional
+        What the decoder is told beside a point, of which rows of one group have the same.
 
     Attributes
     ----------
@@ -92,6 +103,7 @@ class Model(nn.Module):
 
     n_decoded = 4096
     progress = 1.0
+    conditions: Tensor | None
 
     def __init__(
         self,
@@ -101,12 +113,14 @@ class Model(nn.Module):
         likelihood: ExponentialFamily,
         harmonic_order: int | None = None,
         transformations: Transformations | None = None,
+        conditions: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.n_components, self.prior = n_components, prior
         self.decoder, self.likelihood = decoder, likelihood
         self.harmonic_order = harmonic_order
         self.transformations = transformations
+        self.register_buffer("conditions", conditions)
 
     @property
     def n_copies(self) -> int:
@@ -128,22 +142,47 @@ class Model(nn.Module):
         networks.allow_bfloat16(self, allowed)
         self.likelihood.rounds = allowed
 
-    def outputs(self, z: Tensor) -> Tensor:
+    def told(self, z: Tensor, group: Tensor | int | None) -> Tensor:
+        """Return points with what the decoder is told beside them, (..., k + n_conditions).
+
+        Parameters
+        ----------
+        z : Tensor of shape (n_samples, ..., n_components)
+        group : int or Tensor of shape (n_samples,), int64
+            The number of the condition, the same at all points or one a row; no matter without
+            conditions.
+        """
+        if self.conditions is None:
+            return z
+        condition = self.conditions[group].to(z)
+        while 1 < condition.ndim < z.ndim:
+            condition = condition.unsqueeze(1)
+        return torch.cat([z, condition.expand(*z.shape[:-1], -1)], -1)
+
+    def outputs(self, z: Tensor, group: Tensor | int | None = None) -> Tensor:
         """Decode points of any dtype, (..., k) -> (..., n_outputs), in parts that fit in memory."""
+        z = self.told(z, group)
         parts = z.to(self.like).flatten(0, -2).split(self.n_decoded)
         outputs = [self.decoder(part) for part in parts]
         joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         return joined.unflatten(0, z.shape[:-1])
 
-    def table(self, terms: Terms, z: Tensor) -> Tensor:
+    def table(self, terms: Terms, z: Tensor, group: int | None = None) -> Tensor:
         """Return log p(x_i | z_j) less the base of row i, (n, m), for points z (m, k)."""
-        return self.likelihood.table(terms, self.outputs(z))
+        return self.likelihood.table(terms, self.outputs(z, group))
 
-    def mean(self, z: Tensor) -> Tensor:
-        """Return E[x | z] in the dtype of z, (m, k) -> (m, n_features)."""
-        return self.likelihood.mean(self.outputs(z).to(z.dtype))
+    def mean(self, z: Tensor, group: Tensor | int | None = None) -> Tensor:
+        """Return E[x | z] in the dtype of z, (m, k) -> (m, n_features), of a group or one each."""
+        return self.likelihood.mean(self.outputs(z, group).to(z.dtype))
 
-    def sample(self, u: Tensor, generator: torch.Generator, *, noise: bool = True) -> Tensor:
+    def sample(
+        self,
+        u: Tensor,
+        generator: torch.Generator,
+        *,
+        noise: bool = True,
+        group: Tensor | int | None = None,
+    ) -> Tensor:
         """Draw rows at the points that u (m, k) of the unit cube are for the prior.
 
         Returns
@@ -154,9 +193,9 @@ class Model(nn.Module):
         """
         z = self.prior.quantile(u)
         if noise:
-            x = self.likelihood.sample(self.outputs(z).to(z.dtype), generator)
+            x = self.likelihood.sample(self.outputs(z, group).to(z.dtype), generator)
         else:
-            x = self.mean(z)
+            x = self.mean(z, group)
         if self.transformations is None:
             return x
         return self.transformations.undone(x, self.transformations.drawn(len(x), generator))
@@ -170,7 +209,8 @@ class EncoderModel(Model):
     n_components, prior, decoder, likelihood
         As for `Model`.
     encoder : Module
-        From the likelihood's inputs (n, d) to the numbers that shape a proposal.
+        From the likelihood's inputs (n, d), and the conditions that follow them, to the numbers
+        that shape a proposal.
     covariance_type : {"diagonal", "low_rank", "full"}
         Family of the proposals; see `proposals.FAMILIES`.
     wrapped : bool
@@ -188,18 +228,21 @@ class EncoderModel(Model):
         covariance_type: str,
         wrapped: bool,
         harmonic_order: int | None = None,
+        conditions: Tensor | None = None,
     ) -> None:
-        super().__init__(n_components, prior, decoder, likelihood, harmonic_order)
+        super().__init__(
+            n_components, prior, decoder, likelihood, harmonic_order, conditions=conditions
+        )
         self.encoder = encoder
         self.covariance_type, self.wrapped = covariance_type, wrapped
 
-    def propose(self, x: Tensor) -> Proposal:
-        """Return q(z | x) for rows x (n, d).
+    def propose(self, x: Tensor, group: Tensor | int | None = None) -> Proposal:
+        """Return q(z | x) for rows x (n, d), each under the condition of its group.
 
         While training, in the precision of the encoder; else in that of x, so that a row's
         coordinates are the same alone and among others.
         """
-        inputs = self.likelihood.inputs(x)
+        inputs = self.told(self.likelihood.inputs(x), group)
         if self.training:
             outputs = self.encoder(inputs.to(next(self.encoder.parameters())))
         else:
@@ -207,7 +250,13 @@ class EncoderModel(Model):
         return proposal(self.covariance_type, outputs, self.n_components, wrapped=self.wrapped)
 
     def draw(
-        self, x: Tensor, n_draws: int, generator: torch.Generator, *, shared: bool = False
+        self,
+        x: Tensor,
+        n_draws: int,
+        generator: torch.Generator,
+        *,
+        shared: bool = False,
+        group: Tensor | int | None = None,
     ) -> Draws:
         """Propose points for rows x (n, d) and decode them.
 
@@ -220,8 +269,10 @@ class EncoderModel(Model):
             On the processor, so that every device sees the same noise.
         shared : bool
             Whether all rows have the same noise, so that each is scored for itself.
+        group : int or Tensor of shape (n_samples,), int64, optional
+            Which condition a row was observed under.
         """
-        q, terms = self.propose(x), self.likelihood.terms(x)
+        q, terms = self.propose(x, group), self.likelihood.terms(x)
         if n_draws == 0:
             z = q.loc[:, None]
         else:
@@ -229,7 +280,7 @@ class EncoderModel(Model):
             noise = torch.randn(shape, generator=generator, dtype=torch.float32)
             z = q.at(noise.to(q.loc))
         parts = z.split(self.n_decoded, 1)
-        pairs = [self.likelihood.paired(terms, self.outputs(part).to(z)) for part in parts]
+        pairs = [self.likelihood.paired(terms, self.outputs(part, group).to(z)) for part in parts]
         return Draws(q, z, torch.cat(pairs, 1), terms.base)
 
 
