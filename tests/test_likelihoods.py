@@ -140,7 +140,7 @@ def test_table_is_the_exponential_family_of_the_docstring(family, generator):
     assert (eta.shape, normalizer.shape) == ((M, D), (M, D))
     assert (statistics.shape, base.shape) == ((N, D), (N, D))
     terms = likelihood.terms(x)
-    assert terms.mask is None
+    assert terms.weight is None
     assert torch.equal(terms.statistics, statistics)
     close(terms.base, base.sum(1))
     close(likelihood.table(terms, o), (statistics[:, None] * eta).sum(2) - normalizer.sum(1))
@@ -739,11 +739,11 @@ def test_table_is_precise_however_coarse_other_products_are(build, products, gen
     terms = likelihood.terms(x)
     with products:
         found = likelihood.table(terms, o)
-        found_with_gaps = likelihood.table(terms._replace(mask=x > 0), o)
+        found_with_gaps = likelihood.table(terms._replace(weight=(x > 0).to(x)), o)
     assert products.precisions == ["highest"] * 3
     torch.set_float32_matmul_precision("highest")
     assert torch.equal(likelihood.table(terms, o), found)
-    assert torch.equal(likelihood.table(terms._replace(mask=x > 0), o), found_with_gaps)
+    assert torch.equal(likelihood.table(terms._replace(weight=(x > 0).to(x)), o), found_with_gaps)
     torch.set_float32_matmul_precision("medium")
 
 

@@ -45,8 +45,7 @@ class Copies(NamedTuple):
         n_rows, n_maps = self.log_weight.shape
         first = n_maps * torch.arange(n_rows, device=index.device)
         rows = (first[:, None] + index).flatten()
-        terms = Terms(self.terms.statistics[rows], self.terms.base[rows])
-        return Copies(terms, self.log_weight.gather(1, index), self.base)
+        return Copies(self.terms.rows(rows), self.log_weight.gather(1, index), self.base)
 
 
 class Transformations(nn.Module):

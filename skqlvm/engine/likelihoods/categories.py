@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..precision import multiplies_bfloat16, product_of_rounded
-from .contract import ExponentialFamily, Terms
+from .contract import ExponentialFamily, Terms, as_type, mean_of_rows, weighed_rows
 
 _LARGEST = 20.0
 """Logits up to which a product of four factors 1 + exp(logit) is within reach of float32."""
@@ -23,6 +23,7 @@ class Bernoulli(ExponentialFamily):
     """
 
     support = (0.0, 1.0)
+    sparse = True
     loc: Tensor
 
     def __init__(self, n_features: int) -> None:
@@ -36,8 +37,8 @@ class Bernoulli(ExponentialFamily):
                 if name not in vars(cls):  # what is fast here is so for coins alone
                     setattr(cls, name, getattr(ExponentialFamily, name))
 
-    def start(self, x: Tensor) -> None:
-        self.loc = torch.logit(x.double().mean(0).clamp(1e-3, 1 - 1e-3))
+    def start(self, x: Tensor, weight: Tensor | None = None) -> None:
+        self.loc = torch.logit(mean_of_rows(x, weight).clamp(1e-3, 1 - 1e-3))
 
     def natural(self, outputs: Tensor) -> Tensor:
         return outputs + self.loc.to(outputs)
@@ -56,7 +57,7 @@ class Bernoulli(ExponentialFamily):
 
         It is exact for these: both parts of it are of the same logits. A graph takes all digits.
         """
-        if not self._rounded(outputs) or terms.mask is not None or torch.is_grad_enabled():
+        if not self._rounded(terms, outputs) or torch.is_grad_enabled():
             return super().table(terms, outputs)
         eta = self.natural(outputs).bfloat16()
         products = product_of_rounded(terms.statistics.bfloat16(), eta)
@@ -65,20 +66,27 @@ class Bernoulli(ExponentialFamily):
         return products.sub_(_log_product_(eta.float().exp_().add_(1)))
 
     def expected(self, terms: Terms, outputs: Tensor, weights: Tensor) -> Tensor:
-        if terms.mask is not None:
+        if terms.weight is not None:
             return super().expected(terms, outputs, weights)
         eta, x = self.natural(outputs), terms.statistics
-        result: Tensor = _Expected.apply(eta, x.to(eta), weights, self._rounded(outputs))
+        result: Tensor = _Expected.apply(
+            eta, as_type(x, eta), weights, self._rounded(terms, outputs)
+        )
         return result
 
-    def _rounded(self, outputs: Tensor) -> bool:
+    def _rounded(self, terms: Terms, outputs: Tensor) -> bool:
         allowed = self.rounds and self.training and outputs.dtype == torch.float32
-        return allowed and multiplies_bfloat16(outputs.device)
+        plain = terms.weight is None and terms.statistics.layout == torch.strided
+        return allowed and plain and multiplies_bfloat16(outputs.device)
 
     """As without rounding."""
 
     def mean(self, outputs: Tensor) -> Tensor:
         return torch.sigmoid(self.natural(outputs))
+
+    def variance(self, outputs: Tensor) -> Tensor:
+        mean = self.mean(outputs)
+        return mean * (1 - mean)
 
     def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         mean, where = self.mean(outputs), generator.device
@@ -98,15 +106,17 @@ class _Expected(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, eta: Tensor, x: Tensor, weights: Tensor, rounded: bool) -> Tensor:
-        ctx.save_for_backward(eta, x, weights)
+        ctx.x = x  # may be sparse
+        ctx.save_for_backward(eta, weights)
         ctx.dtype = torch.bfloat16 if rounded else eta.dtype
         return eta.new_zeros(len(x))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        eta, x, weights = ctx.saved_tensors
+        eta, weights = ctx.saved_tensors
         weights = weights * gradient[:, None]
-        data = (weights.T.to(ctx.dtype) @ x.to(ctx.dtype)).to(eta)
+        x = ctx.x if ctx.x.dtype == ctx.dtype else ctx.x.to(ctx.dtype)
+        data = weighed_rows(weights.to(ctx.dtype), x).to(eta)
         return (
             data.addcmul_(weights.sum(0)[:, None], torch.sigmoid(eta), value=-1),
             None,

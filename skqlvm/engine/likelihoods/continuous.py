@@ -7,7 +7,7 @@ from math import log, pi
 import torch
 from torch import Tensor, nn
 
-from .contract import ExponentialFamily
+from .contract import ExponentialFamily, gaps, mean_of_rows
 
 _FIRST_NOISE = 0.5
 """Learned noise at the start, as a fraction of the data's variance. At 1 the constant decoder is a
@@ -71,23 +71,26 @@ class Gaussian(ExponentialFamily):
             start = torch.full(self.shape, log(_FIRST_NOISE) / _SPEED, dtype=torch.float32)
             self.slow_log_noise = nn.Parameter(start)
 
-    def start(self, x: Tensor) -> None:
-        """Set centre and scale from data.
+    def start(self, x: Tensor, weight: Tensor | None = None) -> None:
+        """Set centre and scale from data, rows weighted.
 
         Raises
         ------
         ValueError
             If the data's scale, or a fixed noise beside it, is out of reach of float32.
         """
-        x = x.double()
-        loc, largest = x.mean(0), float(x.abs().max())
+        x, mask = x.double(), gaps(x)
+        loc, there = mean_of_rows(x, weight), x if mask is None else x[mask]
+        largest = float(there.abs().max())
         if not largest < _LARGEST:
             raise ValueError(
                 f"X is too large: its largest absolute value is {largest:.3g}, and one "
                 f"below {_LARGEST:g} is expected. Rescale X."
             )
-        varies = (x != x[0]).any(0)
-        scale = self._scale_of(x - loc, varies) if bool(varies.any()) else torch.ones_like(loc)
+        varies = _varies(x, mask)
+        scale = torch.ones_like(loc)
+        if bool(varies.any()):
+            scale = self._scale_of(x - loc, varies, weight)
         smallest = float(scale.min())
         if not smallest > _SMALLEST:
             raise ValueError(
@@ -98,11 +101,16 @@ class Gaussian(ExponentialFamily):
             _check_beside(self.fixed, float(scale.max()) ** 2)
         self.loc, self.scale = loc, scale
 
-    def _scale_of(self, residuals: Tensor, varies: Tensor) -> Tensor:
+    def _scale_of(self, residuals: Tensor, varies: Tensor, weight: Tensor | None) -> Tensor:
         """The root mean square of all features together, or of each where they are unequal."""
-        largest = residuals.abs().max()  # squares may underflow
-        each = largest * (residuals / largest).square().mean(0).sqrt()
-        shared = largest * (residuals / largest).square().mean().sqrt()
+        mask = gaps(residuals)
+        largest = (residuals if mask is None else residuals[mask]).abs().max()
+        squares = (residuals / largest).square()  # without the largest, they may underflow
+        each = largest * mean_of_rows(squares, weight).sqrt()
+        if mask is None and weight is None:
+            shared = largest * squares.mean().sqrt()
+        else:
+            shared = largest * mean_of_rows(squares, weight).mean().sqrt()
         unequal = float(each[varies].max()) > _UNEQUAL * float(each[varies].median())
         return torch.where(varies & (unequal or bool(self.shape)), each, shared)
 
@@ -148,10 +156,21 @@ class Gaussian(ExponentialFamily):
     def mean(self, outputs: Tensor) -> Tensor:
         return self.loc.to(outputs) + self.scale.to(outputs) * outputs
 
+    def variance(self, outputs: Tensor) -> Tensor:
+        return self.noise_variance().to(outputs).expand(outputs.shape)
+
     def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         mean, where = self.mean(outputs), generator.device
         noise = torch.randn(mean.shape, dtype=mean.dtype, generator=generator, device=where)
         return mean + self.noise_variance().sqrt().to(mean) * noise.to(mean.device)
+
+
+def _varies(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Which features have more than one value, (n_features,), bool."""
+    if mask is None:
+        return (x != x[0]).any(0)
+    inf = float("inf")
+    return torch.where(mask, x, -inf).amax(0) > torch.where(mask, x, inf).amin(0)
 
 
 def _check_beside(noise: float, variance: float) -> None:

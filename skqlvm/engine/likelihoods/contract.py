@@ -14,22 +14,28 @@ ROUNDING = 1e-6
 
 
 class Terms(NamedTuple):
-    """What a row brings to ``log p(x | z) = statistics . eta(z) - sum_d A_d(eta_d(z)) + base``.
+    """What a row brings to ``log p(x | z) = statistics . eta(z) - weight . A(eta(z)) + base``.
 
     Attributes
     ----------
     statistics : Tensor of shape (n_samples, n_outputs)
-        T(x); zero where a feature is missing.
+        T(x); zero where a feature is missing. May be a sparse CSR tensor.
     base : Tensor of shape (n_samples,)
         h(x) of the features that are there, in nats. It does not depend on z, so that it is added
         last: after the log-sum-exp, whose rounding then does not depend on the units of x.
-    mask : Tensor of shape (n_samples, n_features), or None
-        True where a feature is there; None where all of them are.
+    weight : Tensor of shape (n_samples, n_normalizers) or (n_samples, 1), or None
+        How often each log-normaliser counts: zero where a feature is missing. A single column is
+        for all of them; None is once each, of rows that are complete.
     """
 
     statistics: Tensor
     base: Tensor
-    mask: Tensor | None = None
+    weight: Tensor | None = None
+
+    def rows(self, index: Tensor) -> Terms:
+        """Return what the rows of an index (k,) bring."""
+        weight = None if self.weight is None else self.weight[index]
+        return Terms(self.statistics[index], self.base[index], weight)
 
 
 class Likelihood(nn.Module):
@@ -38,7 +44,8 @@ class Likelihood(nn.Module):
     Outputs are standardised: a model is started at the data, after which an output of zero stands
     for the mean of the data and one unit for their scale.
 
-    A subclass defines `terms`, `paired`, `mean` and `sample`, and what else is not as here.
+    A subclass defines `terms`, `paired`, `mean`, `variance` and `sample`, and what else is not as
+    here. A feature that is missing is NaN in x, and says nothing.
 
     Attributes
     ----------
@@ -51,12 +58,21 @@ class Likelihood(nn.Module):
         Whether a table may be made of numbers rounded to bfloat16 while a model is trained.
     parameters_taken : tuple of str
         Parameters of an estimator that the constructor takes, beside the number of features.
+    allows_missing : bool
+        Whether features may be missing.
+    sparse : bool
+        Whether rows may be sparse: T(0) = 0 and h(0) = 0, of rows that are complete.
+    filler : float
+        A value of the support, to compute with where a feature is missing.
     """
 
     support: ClassVar[tuple[float, float]] = (float("-inf"), float("inf"))
     integral: ClassVar[bool] = False
     rounds = False
     parameters_taken: ClassVar[tuple[str, ...]] = ()
+    allows_missing: ClassVar[bool] = True
+    sparse: ClassVar[bool] = False
+    filler: ClassVar[float] = 0.0
 
     def __init__(self, n_features: int) -> None:
         super().__init__()
@@ -67,11 +83,16 @@ class Likelihood(nn.Module):
         """Numbers that a decoder has to say for a row."""
         return self.n_features
 
-    def start(self, x: Tensor) -> None:
-        """Set location and scale from data x of shape (n_samples, n_features)."""
+    def start(self, x: Tensor, weight: Tensor | None = None) -> None:
+        """Set location and scale from data x (n_samples, n_features), rows weighted (n_samples,).
+
+        Each feature is there in some row.
+        """
 
     def check(self, x: Tensor) -> None:
         """Raise unless data lie in the support, give or take what rounding does to rescaled data.
+
+        What is missing, NaN, is left out.
 
         Parameters
         ----------
@@ -87,6 +108,11 @@ class Likelihood(nn.Module):
         if low == float("-inf") and high == float("inf") and not self.integral:
             return
         smallest, largest = float(x.min()), float(x.max())
+        if smallest != smallest:
+            x = x[x == x]
+            if not len(x):
+                return
+            smallest, largest = float(x.min()), float(x.max())
         interval = f"[{low:g}, {high:g}" + ("]" if high < float("inf") else ")")
         if smallest < low - ROUNDING:
             raise ValueError(f"expects X in {interval}, but got a minimum of {smallest:.9g}")
@@ -99,11 +125,17 @@ class Likelihood(nn.Module):
                 raise ValueError(f"expects whole numbers, but got a value of {value:.9g}")
 
     def inputs(self, x: Tensor) -> Tensor:
-        """Return x as an encoder should see it, of moderate size, of shape (n_samples, d)."""
+        """Return x as an encoder should see it, of moderate size, of shape (n_samples, d).
+
+        Where a feature is missing it sees the mean of the data.
+        """
         return x
 
     def terms(self, x: Tensor, mask: Tensor | None = None) -> Terms:
-        """Return what rows (n_samples, n_features) bring with the features that `mask` has."""
+        """Return what rows (n_samples, n_features) bring with the features that `mask` has.
+
+        Without a mask, those that are not NaN.
+        """
         raise NotImplementedError
 
     def paired(self, terms: Terms, outputs: Tensor) -> Tensor:
@@ -138,6 +170,31 @@ class Likelihood(nn.Module):
         """Return E[x | z] in the units of x, (..., n_outputs) -> (..., n_features)."""
         raise NotImplementedError
 
+    def variance(self, outputs: Tensor) -> Tensor:
+        """Return Var[x | z] in squared units of x, (..., n_outputs) -> (..., n_features)."""
+        raise NotImplementedError
+
+    def predictive(self, outputs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of new data of rows, by their posteriors.
+
+        Parameters
+        ----------
+        outputs : Tensor of shape (n_points, n_outputs)
+        weights : Tensor of shape (n_samples, n_points)
+            Posterior probabilities; rows sum to one.
+
+        Returns
+        -------
+        mean, std : Tensor of shape (n_samples, n_features)
+            In the units of x.
+        """
+        means = self.mean(outputs)
+        center = means.mean(0)
+        away = means - center  # squares of what is far from zero would cancel
+        mean = weights @ away
+        variance = weights @ (self.variance(outputs) + away**2) - mean**2
+        return center + mean, variance.clamp(min=0).sqrt()
+
     def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         """Draw x given outputs, (..., n_outputs) -> (..., n_features), by that generator alone."""
         raise NotImplementedError
@@ -153,14 +210,23 @@ class ExponentialFamily(Likelihood):
     rounding these further: the large terms of a table cancel.
 
     Overriding `table` changes training alone, whose gradient follows it; what is asked of a fitted
-    model rests on T, eta and A. A family whose `n_outputs` is not `n_features` overrides `terms`
-    too: a mask is one of features, which hides statistics only where these are as many.
+    model rests on T, eta, A and weights. A family whose `n_outputs` is not `n_features` says by
+    `spread` which outputs a feature has, and one whose log-normalisers count otherwise than once
+    each what their `weight` is.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "table" in vars(cls) and "expected" not in vars(cls):
+        own = vars(cls)
+        if "table" in own and "expected" not in own:
             cls.expected = cls._expected_of_table  # type: ignore[method-assign]
+        if "terms" in own and "sufficient" not in own:
+            cls.sufficient = cls._sufficient_of_terms  # type: ignore[method-assign]
+
+    @property
+    def n_normalizers(self) -> int:
+        """Width of `log_normalizer`."""
+        return self.n_features
 
     def statistics(self, x: Tensor) -> Tensor:
         """Return T(x), of shape (n_samples, n_outputs)."""
@@ -171,7 +237,7 @@ class ExponentialFamily(Likelihood):
         raise NotImplementedError
 
     def log_normalizer(self, eta: Tensor) -> Tensor:
-        """Return A_d(eta_d) of each feature, of shape (..., n_features)."""
+        """Return A_d(eta_d) of each feature, of shape (..., n_normalizers)."""
         raise NotImplementedError
 
     def total_log_normalizer(self, eta: Tensor) -> Tensor:
@@ -182,17 +248,64 @@ class ExponentialFamily(Likelihood):
         """Return h_d(x_d) of each feature in nats, of shape (n_samples, n_features)."""
         return torch.zeros_like(x)
 
+    def log_base_at(self, values: Tensor, features: Tensor) -> Tensor:
+        """Return h_d(x_d) of single values (k,) of the features that are numbered, (k,).
+
+        That is all that sparse rows need.
+        """
+        return self.log_base(values)
+
+    def spread(self, mask: Tensor) -> Tensor:
+        """Return which outputs features have that are there, (n, n_features) -> (n, n_outputs)."""
+        return mask
+
+    def weight(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
+        """Return the `weight` of `Terms`; the mask is None where no feature is missing."""
+        return None if mask is None else mask.to(x)
+
     def inputs(self, x: Tensor) -> Tensor:
-        return self.statistics(x)
+        mask = gaps(x)
+        if mask is None:
+            return self.statistics(x)
+        center = self.mean(x.new_zeros(self.n_outputs))
+        return self.statistics(torch.where(mask, x, center))
 
     def terms(self, x: Tensor, mask: Tensor | None = None) -> Terms:
-        if mask is None or bool(mask.all()):
-            return Terms(self.statistics(x), self.log_base(x).sum(-1))
-        # filled first: gradients go through what a mask hides afterwards, and would be NaN
-        filled = torch.where(mask, x, 0)
-        statistics = torch.where(mask, self.statistics(filled), 0)
-        base = torch.where(mask, self.log_base(filled), 0)
-        return Terms(statistics, base.sum(-1), mask)
+        mask = gaps(x, mask)
+        statistics, weight = self._sufficient(x, mask)
+        if mask is None:
+            return Terms(statistics, self._total_log_base(x), weight)
+        base = torch.where(mask, self.log_base(self._filled(x, mask)), 0)
+        return Terms(statistics, base.sum(-1), weight)
+
+    def sufficient(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return statistics and weight of `terms`: all that a posterior needs."""
+        return self._sufficient(x, gaps(x, mask))
+
+    def _sufficient(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if mask is None:
+            return self.statistics(x), self.weight(x, None)
+        filled = self._filled(x, mask)
+        statistics = torch.where(self.spread(mask), self.statistics(filled), 0)
+        return statistics, self.weight(filled, mask)
+
+    def _sufficient_of_terms(
+        self, x: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        terms = self.terms(x, mask)
+        return terms.statistics, terms.weight
+
+    def _total_log_base(self, x: Tensor) -> Tensor:
+        if x.layout != torch.sparse_csr:
+            return self.log_base(x).sum(-1)
+        counts = x.crow_indices().diff()
+        row = torch.arange(len(counts), device=x.device).repeat_interleave(counts)
+        values = self.log_base_at(x.values(), x.col_indices())
+        return values.new_zeros(len(counts)).index_add_(0, row, values)
+
+    def _filled(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Rows without gaps: gradients go through what is hidden afterwards, and would be NaN."""
+        return torch.where(mask, x, self.filler)
 
     def table(self, terms: Terms, outputs: Tensor) -> Tensor:
         """Return log p(x_i | z_j) less the base of row i, for all rows and points, in nats.
@@ -209,10 +322,13 @@ class ExponentialFamily(Likelihood):
         """
         eta = self.natural(outputs)
         with full_precision():
-            products = terms.statistics.to(eta) @ eta.T
-            if terms.mask is None:
+            products = product(terms.statistics, eta)
+            if terms.weight is None:
                 return products - self.total_log_normalizer(eta)
-            return products - terms.mask.to(eta) @ self.log_normalizer(eta).T
+            weight = terms.weight.to(eta)
+            if weight.shape[1] == 1:
+                return products - weight * self.total_log_normalizer(eta)
+            return products - weight @ self.log_normalizer(eta).T
 
     def expected(self, terms: Terms, outputs: Tensor, weights: Tensor) -> Tensor:
         """Return what has the gradient of ``sum_j weights_ij table_ij`` for each row, (n,).
@@ -222,21 +338,95 @@ class ExponentialFamily(Likelihood):
         unless it also says here what that is.
         """
         eta = self.natural(outputs)
-        products = _weighed(eta, terms.statistics.to(eta), weights)
-        if terms.mask is None:
+        products = _weighed(eta, as_type(terms.statistics, eta), weights)
+        if terms.weight is None:
             return products - weights @ self.total_log_normalizer(eta)
-        return products - (terms.mask.to(eta) * (weights @ self.log_normalizer(eta))).sum(-1)
+        weight = terms.weight.to(eta)
+        if weight.shape[1] == 1:
+            return products - weight[:, 0] * (weights @ self.total_log_normalizer(eta))
+        return products - (weight * (weights @ self.log_normalizer(eta))).sum(-1)
 
     def _expected_of_table(self, terms: Terms, outputs: Tensor, weights: Tensor) -> Tensor:
         return (weights * self.table(terms, outputs)).sum(1)
 
     def paired(self, terms: Terms, outputs: Tensor) -> Tensor:
         eta = self.natural(outputs)
-        products = torch.einsum("nd,nsd->ns", terms.statistics.to(eta), eta)
+        statistics = terms.statistics
+        if statistics.layout == torch.sparse_csr:
+            statistics = statistics.to_dense()  # eta has a row as wide for each draw
+        products = torch.einsum("nd,nsd->ns", statistics.to(eta), eta)
         normalizer = self.log_normalizer(eta)
-        if terms.mask is not None:
-            normalizer = normalizer * terms.mask.to(eta)[:, None]
+        if terms.weight is not None:
+            normalizer = normalizer * terms.weight.to(eta)[:, None]
         return products - normalizer.sum(-1)
+
+
+def mean_of_rows(x: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Return the mean of each feature over the rows where it is there, float64, (n_features,).
+
+    Parameters
+    ----------
+    x : Tensor of shape (n_samples, n_features)
+        NaN where a feature is missing; or sparse, and complete.
+    weight : Tensor of shape (n_samples,), optional
+        How often each row counts.
+    """
+    if x.layout == torch.sparse_csr:
+        ones = x.values().new_ones(len(x)) if weight is None else weight.to(x.values())
+        sums = (x.double().t() @ ones.double()[:, None])[:, 0]
+        return sums / ones.double().sum()
+    x, mask = x.double(), gaps(x)
+    if mask is None and weight is None:
+        return x.mean(0)
+    shares = torch.ones_like(x) if mask is None else mask.double()
+    if weight is not None:
+        shares = shares * weight.double()[:, None]
+    return (shares * x.nan_to_num(0.0)).sum(0) / shares.sum(0)
+
+
+def product(statistics: Tensor, eta: Tensor) -> Tensor:
+    """Return ``statistics @ eta.T`` in the precision of eta, of dense or sparse rows."""
+    if statistics.layout == torch.sparse_csr:
+        result: Tensor = _SparseProduct.apply(eta, as_type(statistics, eta))
+        return result
+    return statistics.to(eta) @ eta.T
+
+
+def as_type(statistics: Tensor, like: Tensor) -> Tensor:
+    """Return statistics, dense or sparse, in the precision of another tensor."""
+    if statistics.layout == torch.sparse_csr and statistics.dtype == like.dtype:
+        return statistics
+    return statistics.to(device=like.device, dtype=like.dtype)
+
+
+def gaps(x: Tensor, mask: Tensor | None = None) -> Tensor | None:
+    """Return which features are there, by a mask or else where x is not NaN; None if all are."""
+    if mask is None:
+        # a sum goes over x once and writes nothing
+        if x.layout == torch.sparse_csr or not bool(x.sum().isnan()):
+            return None
+        mask = ~x.isnan()
+    return None if bool(mask.all()) else mask
+
+
+class _SparseProduct(torch.autograd.Function):
+    """``x @ eta.T`` of sparse rows x, which are constants."""
+
+    @staticmethod
+    def forward(ctx: Any, eta: Tensor, x: Tensor) -> Tensor:
+        ctx.x = x
+        return x @ eta.T
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return weighed_rows(gradient, ctx.x), None
+
+
+def weighed_rows(weights: Tensor, x: Tensor) -> Tensor:
+    """Return ``weights.T @ x``, (n_points, n_outputs), of dense or sparse rows x."""
+    if x.layout == torch.sparse_csr:
+        return (x.t() @ weights).T
+    return weights.T @ x
 
 
 class _Weighed(torch.autograd.Function):
@@ -244,14 +434,16 @@ class _Weighed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, eta: Tensor, x: Tensor, weights: Tensor) -> Tensor:
-        ctx.save_for_backward(eta, x, weights)
+        ctx.x = x  # may be sparse
+        ctx.save_for_backward(eta, weights)
         return eta.new_zeros(len(x))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        eta, x, weights = ctx.saved_tensors
+        eta, weights = ctx.saved_tensors
+        x = ctx.x
         weights = weights * gradient[:, None]
-        to_eta = weights.T @ x if ctx.needs_input_grad[0] else None
+        to_eta = weighed_rows(weights, x) if ctx.needs_input_grad[0] else None
         to_x = weights @ eta if ctx.needs_input_grad[1] else None
         return to_eta, to_x, None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .contract import ExponentialFamily
+from .contract import ExponentialFamily, gaps, mean_of_rows
 
 
 class Poisson(ExponentialFamily):
@@ -13,17 +13,19 @@ class Poisson(ExponentialFamily):
 
     support = (0.0, float("inf"))
     integral = True
+    sparse = True
     loc: Tensor
 
     def __init__(self, n_features: int) -> None:
         super().__init__(n_features)
         self.register_buffer("loc", torch.zeros(n_features, dtype=torch.float64))
 
-    def start(self, x: Tensor) -> None:
-        self.loc = x.double().mean(0).clamp(min=1e-3).log()
+    def start(self, x: Tensor, weight: Tensor | None = None) -> None:
+        self.loc = mean_of_rows(x, weight).clamp(min=1e-3).log()
 
     def inputs(self, x: Tensor) -> Tensor:
-        return torch.log1p(x)
+        mask = gaps(x)
+        return torch.log1p(x if mask is None else torch.where(mask, x, self.loc.exp().to(x)))
 
     def natural(self, outputs: Tensor) -> Tensor:
         return outputs + self.loc.to(outputs)
@@ -36,6 +38,9 @@ class Poisson(ExponentialFamily):
 
     def mean(self, outputs: Tensor) -> Tensor:
         return self.natural(outputs).exp()
+
+    def variance(self, outputs: Tensor) -> Tensor:
+        return self.mean(outputs)
 
     def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         rate = self.mean(outputs)
