@@ -70,8 +70,8 @@ class Likelihood(nn.Module):
     integral: ClassVar[bool] = False
     rounds = False
     parameters_taken: ClassVar[tuple[str, ...]] = ()
-    allows_missing: ClassVar[bool] = True
-    sparse: ClassVar[bool] = False
+    allows_missing: bool = True
+    sparse: bool = False
     filler: ClassVar[float] = 0.0
 
     def __init__(self, n_features: int) -> None:
@@ -81,6 +81,11 @@ class Likelihood(nn.Module):
     @property
     def n_outputs(self) -> int:
         """Numbers that a decoder has to say for a row."""
+        return self.n_features
+
+    @property
+    def n_inputs(self) -> int:
+        """Numbers that an encoder sees of a row, the width of `inputs`."""
         return self.n_features
 
     def start(self, x: Tensor, weight: Tensor | None = None) -> None:
