@@ -219,7 +219,10 @@ class ContinuousBernoulli(ExponentialFamily):
         return self.loc.to(outputs) + self.scale.to(outputs) * outputs
 
     def log_normalizer(self, eta: Tensor) -> Tensor:
-        return eta / 2 + _log_sinhc(eta / 2)
+        near, small, large = _by_series(eta / 2)
+        series = small + small**2 * _polynomial(small**2, list(_SERIES))
+        rest = torch.log(-torch.expm1(-2 * large) / (2 * large))
+        return torch.where(near, series, eta.clamp(min=0) + rest)
 
     def mean(self, outputs: Tensor) -> Tensor:
         return _mean_on_interval(self.natural(outputs))
@@ -262,13 +265,6 @@ def _by_series(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Where |t| is small; t there and zero elsewhere; and |t| elsewhere and one where it is."""
     near = t.abs() < _NEAR
     return near, torch.where(near, t, 0), torch.where(near, 1, t.abs())
-
-
-def _log_sinhc(t: Tensor) -> Tensor:
-    """Return log(sinh(t) / t), with gradients that are right to the second order at zero too."""
-    near, small, large = _by_series(t)
-    series = small**2 * _polynomial(small**2, list(_SERIES))
-    return torch.where(near, series, large + torch.log(-torch.expm1(-2 * large) / (2 * large)))
 
 
 def _mean_on_interval(eta: Tensor) -> Tensor:

@@ -62,18 +62,20 @@ class Counts(ExponentialFamily):
         return self.n_outputs
 
     def check(self, x: Tensor) -> None:
-        super().check(x if self.column is None else x[:, self.counted.tolist()])
-        if self.exposure is None:
+        if self.column is None:
+            super().check(x)
             return
-        exposure = x.sum(1) if self.column is None else x[:, self.column]
+        super().check(x[:, self.counted.tolist()])
+        exposure = x[:, self.column]
         wrong = ~(exposure > 0)
         if bool(wrong.any()):
-            what = "rows whose total" if self.column is None else "an exposure that"
-            raise ValueError(f"expects {what} is positive, but got {float(exposure[wrong][0]):.9g}")
+            came = float(exposure[wrong][0])
+            raise ValueError(f"expects an exposure that is positive, but got {came:.9g}")
 
     def start(self, x: Tensor, weight: Tensor | None = None) -> None:
         if self.exposure is not None:
-            self.unit = self._raw_exposure(x).double().median()
+            exposure = self._raw_exposure(x).double()
+            self.unit = exposure[exposure > 0].median()
         mean = mean_of_rows(self.statistics(x), weight)
         rate = mean / self._mean_exposure(x, weight)
         self.loc = rate.clamp(min=_RAREST).log()
@@ -256,7 +258,7 @@ class NegativeBinomial(Counts):
         if features is not None:
             size = size[features]
         if exposure is not None:
-            size = size * exposure.double()
+            size = (size * exposure.double()).clamp(min=1e-30)  # of an empty row's total
         whole = counts.double()  # the logarithms of large sizes cancel
         base = torch.lgamma(whole + size) - torch.lgamma(size) - torch.lgamma(whole + 1)
         return base.to(counts)
@@ -267,7 +269,7 @@ class NegativeBinomial(Counts):
 
     def _drawn(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         """A Poisson draw whose rate is drawn from a gamma distribution."""
-        rate, dispersion = self._rate(outputs), self.dispersion().to(outputs)
+        rate, dispersion = self._rate(outputs), self.dispersion().detach().to(outputs)
         size = (1 / dispersion).expand(rate.shape).to(generator.device)
         factor = torch._standard_gamma(size, generator=generator).to(rate) * dispersion
         drawn = torch.poisson((rate * factor).to(generator.device), generator=generator)
