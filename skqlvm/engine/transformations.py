@@ -120,12 +120,15 @@ class Transformations(nn.Module):
             copies = copies * self.scale.to(x)[:, None] + self.offset.to(x)[:, None]
         return copies.flatten(0, 1)
 
-    def undone(self, copies: Tensor, numbers: Tensor) -> Tensor:
-        """Return W_s^-1 y for copies y (n, d), the map of each by its number (n,)."""
+    def undone(self, copies: Tensor, numbers: Tensor, *, spread: bool = False) -> Tensor:
+        """Return W_s^-1 y for copies y (n, d), the map of each by its number (n,).
+
+        Of a `spread`, standard deviations, what is undone is the size of the scale.
+        """
         numbers = numbers.to(self.index.device)
         if self.affine:
             offset, scale = (part.to(copies)[numbers, None] for part in (self.offset, self.scale))
-            copies = (copies - offset) / scale
+            copies = copies / scale.abs() if spread else (copies - offset) / scale
         return copies.gather(1, self.inverse_index[numbers])
 
     def drawn(self, n_draws: int, generator: torch.Generator) -> Tensor:
