@@ -4,8 +4,9 @@ import torch
 from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from . import _checks, _parts
+from . import _checks, _data, _parts
 from ._estimator import checked_finite
+from ._imputation import Imputation, LatticePredictions, by_draws
 from .engine import lattices, models, objectives, posteriors, proposals, quadrature
 from .engine.precision import own_settings
 
@@ -18,7 +19,11 @@ _ATLAS_BYTES = 2**27
 """Size up to which the decoded lattice is kept; a larger one is decoded at every call."""
 
 
-class EncoderQueries(TransformerMixin):
+_DRAWS_IMPUTED = 1000
+"""Draws a row by which gaps are filled where a lattice would need too many points."""
+
+
+class EncoderQueries(Imputation, TransformerMixin):
     """Mixin of the estimators whose q(z | x) comes from an encoder.
 
     A subclass defines ``_has_posterior``: whether its training gives q a spread.
@@ -105,9 +110,10 @@ class EncoderQueries(TransformerMixin):
         X = self._queried(X)
         self._check_few_components("posterior", "proposal")
 
+        log_w = self._log_weights(X)
+
         def of_rows(x):
-            log_w = [chart.table(self.likelihood_, x) for chart in self._charts()]
-            return posteriors.responsibilities(torch.cat(log_w, 1))
+            return posteriors.responsibilities(log_w(x))
 
         return self._over_rows(X, of_rows, self._table_bytes(X, self.n_points_eval_))
 
@@ -296,11 +302,45 @@ class EncoderQueries(TransformerMixin):
         if not bool(model.outputs(z).isfinite().all()):
             raise FloatingPointError("the decoder's output is not finite")
 
-    def _charts(self):
-        """The decoded lattice: as it was kept, or decoded a part at a time."""
+    def _charts(self, X):
+        """Return the decoded lattice, for X with its gaps, each time it is called.
+
+        That is as it was kept, or decoded a part at a time.
+        """
         if self._atlas is not None:
-            return [self._atlas]
-        return quadrature.charts(self._model, self._cube, n_at_once=self._model.n_decoded)
+            kept = [_data.chart_for(X, self._model.likelihood, self._atlas)]
+            return lambda: kept
+        n_at_once, ragged = self._model.n_decoded, _data.ragged(X)
+        return lambda: quadrature.charts(
+            self._model, self._cube, n_at_once=n_at_once, ragged=ragged
+        )
+
+    def _log_weights(self, X):
+        """Return the function from rows of X to their log weights over the lattice."""
+        charts, likelihood = self._charts(X), self.likelihood_
+        return lambda x: torch.cat([chart.table(likelihood, x) for chart in charts()], 1)
+
+    def _predicted(self, X):
+        model = self._model
+        if model.n_components <= lattices.MOST_COMPONENTS:
+            points = torch.from_numpy(self.lattice_).to(model.like.device)
+            predictions, log_w = LatticePredictions(model, points), self._log_weights(X)
+            row_bytes = self._table_bytes(X, self.n_points_eval_)
+
+            def of_rows(x):
+                return predictions.of(posteriors.responsibilities(log_w(x)))
+        else:
+            self._check_has_posterior("impute")
+            row_bytes = 16 * _DRAWS_IMPUTED * X.shape[1]
+
+            def of_rows(x):
+                generator = torch.Generator().manual_seed(0)
+                drawn = model.draw(x, _DRAWS_IMPUTED, generator, shared=True)
+                weights = posteriors.responsibilities(drawn.log_w(model.prior))
+                return by_draws(model.likelihood, model.outputs(drawn.z), weights)
+
+        for x in self._chunks(X, row_bytes):
+            yield tuple(part.cpu().numpy() for part in of_rows(x))
 
     def _by_quadrature(self, X, return_std):
         """log p(x) over the lattice that a fit found fine enough, and its standard error."""
@@ -309,7 +349,7 @@ class EncoderQueries(TransformerMixin):
         n_columns = self.n_points_eval_ if kept else min(n_at_once, self.n_points_eval_)
         rows = self._chunks(X, self._table_bytes(X, n_columns))
         with own_settings(gradients=False):
-            nats = quadrature.log_marginal(self._model, self._charts(), rows)
+            nats = quadrature.log_marginal(self._model, self._charts(X)(), rows)
             if not return_std:
                 return checked_finite(nats.numpy())
             std = quadrature.standard_error(self._model, self._cube, rows, n_at_once=n_at_once)

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from scipy.sparse import issparse
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -17,9 +16,9 @@ from sklearn.base import (
     TransformerMixin,
 )
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from sklearn.utils.validation import check_array, check_is_fitted
 
-from . import _checks, _fitting, _parts
+from . import _checks, _data, _fitting, _parts
 from ._rows import Chunks, random_seed
 from ._transactions import all_or_nothing
 from .engine import optimizers, training
@@ -203,6 +202,8 @@ class LatentEstimator(
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        kind = _parts.kind_of(self.likelihood)
+        tags.input_tags.allow_nan = kind is None or kind.allows_missing
         return tags
 
     def __getstate__(self):
@@ -229,26 +230,12 @@ class LatentEstimator(
         _checks.check_noise_variance(self.noise_variance)
 
     def _validated(self, X, *, reset):
-        """Return X as a float32 or float64 array, without a copy where it is one."""
-        if issparse(X):
-            raise TypeError(
-                f"{type(self).__name__} expects a dense array, but got a sparse matrix. Use "
-                "X.toarray()."
-            )
-        _checks.check_two_dimensional(X)
-        _checks.check_columns(X)
-        return validate_data(
-            self,
-            X,
-            reset=reset,
-            dtype=[np.float64, np.float32],
-            ensure_min_samples=2 if reset else 1,
-        )
+        return _data.validated(self, X, reset=reset)
 
     def _queried(self, X):
         check_is_fitted(self)
         X = self._validated(X, reset=False)
-        _parts.check_data(self._built_with["likelihood"], self.likelihood_, X)
+        _data.check(self._built_with["likelihood"], self.likelihood_, X)
         return X
 
     @contextmanager
@@ -272,9 +259,10 @@ class LatentEstimator(
         else:
             _checks.check_unchanged(self._built_with, self._architecture())
             model = copy.deepcopy(self._model)
-        _parts.check_data(self.likelihood, model.likelihood, X)
+        _data.check(self.likelihood, model.likelihood, X)
         if anew:
-            model.likelihood.start(fit.rows.batch(fit.trained[:_LARGEST_START]).x.cpu())
+            _data.check_columns_there(self, X)
+            model.likelihood.start(fit.to_start(_LARGEST_START).cpu())
         else:
             model.open(1.0)
         return model

@@ -69,6 +69,14 @@ def harmonic_order(order, n_components, n_rows):
     return networks.largest_order(n_components, n_harmonics, _HIGHEST_ORDER)
 
 
+def kind_of(value):
+    """Return the family that a `likelihood` names or is; None of a factory, which may make any."""
+    if isinstance(value, str):
+        return LIKELIHOODS.get(value, likelihoods.ExponentialFamily)
+    is_family = isinstance(value, type) and issubclass(value, likelihoods.Likelihood)
+    return value if is_family else None
+
+
 def build_likelihood(estimator, n_features, *, tabulated):
     """Return the observation model that `estimator.likelihood` names or makes, not yet started.
 
@@ -97,7 +105,7 @@ def build_likelihood(estimator, n_features, *, tabulated):
 
 def check_data(name, likelihood, X):
     """Raise unless data suit a likelihood, which `name` is the estimator's word for."""
-    for start in range(0, len(X), 4096):
+    for start in range(0, X.shape[0], 4096):
         try:
             likelihood.check(X[start : start + 4096])
         except ValueError as error:

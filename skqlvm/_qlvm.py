@@ -5,6 +5,7 @@ import torch
 from . import _checks, _parts, _readouts, _transformations
 from ._estimator import LatentEstimator
 from ._lattice_queries import LatticeQueries
+from ._rows import split
 from .engine import lattices, marginal, models, optimizers, posteriors, quadrature
 
 _TRAINING_BYTES = 2**30
@@ -255,8 +256,10 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         """Decode the evaluation lattice; warn once if the posteriors of some rows are finer."""
         [points] = _parts.build_lattices(self, "n_points_eval", model)
         [atlas] = quadrature.charts(model, points, factored=True)
-        rows = x.split(max(1, _FINISHED_ROWS // model.n_copies))
-        tables = (quadrature.relative(model, atlas, part) for part in rows)
+        rows = split(x, max(1, _FINISHED_ROWS // model.n_copies))
+        ragged = quadrature.ragged(rows)
+        chart = atlas if ragged is None else atlas.with_normalizers(model.likelihood, ragged)
+        tables = (quadrature.relative(model, chart, part) for part in rows)
         weights = torch.cat([posteriors.responsibilities(table) for table in tables])
         effective = float(posteriors.effective_points(weights).median())
         coarse = len(points) if effective < _FEWEST_EFFECTIVE < len(points) else None

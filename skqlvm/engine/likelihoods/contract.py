@@ -35,7 +35,7 @@ class Terms(NamedTuple):
     def rows(self, index: Tensor) -> Terms:
         """Return what the rows of an index (k,) bring."""
         weight = None if self.weight is None else self.weight[index]
-        return Terms(self.statistics[index], self.base[index], weight)
+        return Terms(chosen(self.statistics, index), self.base[index], weight)
 
 
 class Likelihood(nn.Module):
@@ -395,6 +395,24 @@ def product(statistics: Tensor, eta: Tensor) -> Tensor:
         result: Tensor = _SparseProduct.apply(eta, as_type(statistics, eta))
         return result
     return statistics.to(eta) @ eta.T
+
+
+def entries(x: Tensor) -> Tensor:
+    """Return the numbers that dense or sparse rows are made of, for their dtype and device."""
+    return x.values() if x.layout == torch.sparse_csr else x
+
+
+def chosen(x: Tensor, index: Tensor) -> Tensor:
+    """Return the rows of dense or sparse x that an index (k,) names, numbers or flags."""
+    if x.layout != torch.sparse_csr:
+        return x[index]
+    index = index.nonzero()[:, 0] if index.dtype == torch.bool else index
+    first, counts = x.crow_indices()[:-1][index], x.crow_indices().diff()[index]
+    crow = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    within = torch.arange(int(crow[-1]), device=index.device)
+    place = within + (first - crow[:-1]).repeat_interleave(counts)
+    parts = crow, x.col_indices()[place], x.values()[place]
+    return torch.sparse_csr_tensor(*parts, size=(len(index), x.shape[1]))
 
 
 def as_type(statistics: Tensor, like: Tensor) -> Tensor:
