@@ -6,15 +6,19 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import issparse
 
-from . import _checks
 from .engine import likelihoods
 
-LIKELIHOODS = likelihoods.FAMILIES
+NAMES = (*likelihoods.FAMILIES, "auto")
+"""What `likelihood` may be called."""
+
 COUNTS = ("negative_binomial", "poisson")
 """Families that may have an exposure."""
 
 REMAINDER = "remainder"
 """Key for the columns that no other key names."""
+
+SHAPING = ("likelihood", "noise_variance", "exposure")
+"""Parameters of an estimator that shape its likelihood."""
 
 _OVERDISPERSED, _UNDERDISPERSED = 1.5, 0.5
 """Ratios of variance to mean: above the first, counts vary more than Poisson ones; whole numbers
@@ -24,51 +28,66 @@ _ROWS_AT_ONCE = 4096
 
 
 class Choice(NamedTuple):
-    """Columns by their numbers, and a name or a factory of the likelihood that they have.
+    """The likelihood of some columns.
 
     Attributes
     ----------
-    columns : tuple of int
+    columns : list of int
+        Numbers of columns of X, that of an exposure included.
     likelihood : str or callable
-    each : bool
-        Whether a Gaussian that learns its noise has one for each of them.
+        A name of a family, or a factory.
+    taken : dict
+        Arguments of the family beside the number of features.
     """
 
-    columns: tuple
+    columns: list
     likelihood: object
-    each: bool = False
+    taken: dict
 
 
-def check(likelihood, exposure):
-    """Raise unless both parameters make sense for themselves, whatever the data."""
-    entries = likelihood.items() if isinstance(likelihood, dict) else [(None, likelihood)]
-    if not entries:
+def named(likelihood):
+    """Return what is to be a name or a factory: pairs of what to call it and itself.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is a dict whose keys are no columns.
+    """
+    if not isinstance(likelihood, dict):
+        return [("likelihood", likelihood)]
+    if not likelihood:
         raise ValueError("likelihood expects columns and names, but got an empty dict.")
-    for key, value in entries:
-        name = "likelihood" if key is None else f"likelihood[{key!r}]"
-        _check_name(name, value)
-        if key is not None:
-            _check_key(key)
-    if exposure is None or isinstance(exposure, (str, Integral)) and exposure is not True:
-        return
-    raise TypeError(
-        "exposure expects None, 'total' or a column, by its name or number, but got "
-        f"{exposure!r}."
-    )
+    for key in likelihood:
+        parts = key if isinstance(key, tuple) else (key,)
+        if not all(isinstance(part, (str, range, slice)) or _is_number(part) for part in parts):
+            raise TypeError(
+                "likelihood expects a dict whose keys are columns, by their names or numbers, "
+                f"tuples of these, ranges, or 'remainder', but got {key!r}."
+            )
+    return [(f"likelihood[{key!r}]", value) for key, value in likelihood.items()]
+
+
+def check_exposure(exposure):
+    """Raise unless it may be an exposure, whatever the data."""
+    if exposure is not None and not isinstance(exposure, str) and not _is_number(exposure):
+        raise TypeError(
+            "exposure expects None, 'total', or a column by its name or number, but got "
+            f"{exposure!r}."
+        )
 
 
 def takes_categories(likelihood):
-    """Whether categories of a data frame are coded for such a parameter."""
+    """Whether categories of a data frame are coded for it."""
     return isinstance(likelihood, dict) or likelihood in ("auto", "categorical")
 
 
 def choose(estimator, X, columns):
-    """Return the choices that the parameters of an estimator make for rows X.
+    """Return which columns have which likelihood by the parameters of an estimator.
 
     Parameters
     ----------
     estimator : LatentEstimator
-    X : ndarray of shape (n_samples, n_features)
+    X : ndarray or sparse matrix of shape (n_samples, n_features)
         Validated.
     columns : _columns.Columns
 
@@ -76,61 +95,105 @@ def choose(estimator, X, columns):
     -------
     list of Choice
     """
-    exposure = _exposure_column(estimator.exposure, columns, X.shape[1])
-    free = [number for number in range(X.shape[1]) if number != exposure]
-    value = estimator.likelihood
+    table = _Table(X, columns)
+    value, exposure = estimator.likelihood, estimator.exposure
+    told = None if exposure in (None, "total") else table.number(exposure, "exposure")
+    free = [number for number in range(X.shape[1]) if number != told]
     if isinstance(value, dict):
-        choices = _of_dict(value, free, X, columns, estimator)
-    elif value == "auto":
-        choices = _automatic(free, X, columns, estimator)
+        pairs = _of_dict(value, free, table, exposure)
+    elif isinstance(value, str) and value == "auto":
+        pairs = _automatic(free, table, exposure)
     else:
-        choices = [Choice(tuple(free), value)]
-    for choice in choices:
-        _check_categories(choice, columns)
-    if estimator.exposure is not None and not any(c.likelihood in COUNTS for c in choices):
-        raise ValueError(
-            f"exposure={estimator.exposure!r} expects columns of counts, with likelihood="
-            f"'poisson' or 'negative_binomial', but likelihood={value!r} has none. Use one of "
-            "them, or exposure=None."
-        )
+        pairs = [(free, value)]
+    by_itself = value if isinstance(value, dict) else {}
+    choices = []
+    for numbers, name in pairs:
+        _check_categories(numbers, name, table)
+        numbers, taken = list(numbers), {}
+        if name == "categorical":
+            taken["n_levels"] = [table.n_levels(number) for number in numbers]
+        if name == "gaussian" and not by_itself and value == "auto":
+            taken["noise_variance"] = _one_each(estimator.noise_variance)
+        if name in COUNTS and exposure is not None:
+            numbers = numbers if told is None else sorted([*numbers, told])
+            taken["exposure"] = "total" if told is None else numbers.index(told)
+        choices.append(Choice(numbers, name, taken))
+    _check_exposure_used(estimator, choices)
+    _check_transformations(estimator, choices)
     return choices
 
 
-def build(estimator, X, columns, make):
+def build(choices, columns, make):
     """Return the likelihood of the choices, not yet started.
 
     Parameters
     ----------
-    estimator, X, columns
-        As for `choose`.
+    choices : list of Choice
+    columns : _columns.Columns
     make : callable
-        From the number of features and a factory of one's own to its likelihood, checked.
+        From the number of features, a name or factory, and arguments, to its likelihood.
     """
-    choices = choose(estimator, X, columns)
-    exposure = _exposure_column(estimator.exposure, columns, X.shape[1])
-    largest = None
-    blocks = []
-    for choice in choices:
-        numbers, taken = list(choice.columns), {}
-        if callable(choice.likelihood):
-            blocks.append(likelihoods.Block(numbers, make(len(numbers), choice.likelihood)))
-            continue
-        family = LIKELIHOODS[choice.likelihood]
-        taken = {name: getattr(estimator, name) for name in family.parameters_taken}
-        if choice.each and taken.get("noise_variance") == "spherical":
-            taken["noise_variance"] = "diagonal"
-        if choice.likelihood == "categorical":
-            largest = Ranges(X).largest if largest is None else largest
-            taken["n_levels"] = _n_levels(numbers, columns, largest)
-        if choice.likelihood in COUNTS and estimator.exposure is not None:
-            taken["exposure"] = "total" if exposure is None else len(numbers)
-            numbers += [] if exposure is None else [exposure]
-            if len(choices) == 1:
-                taken["exposure"] = "total" if exposure is None else exposure
-        blocks.append(likelihoods.Block(numbers, family(len(numbers), **taken)))
-    if len(blocks) == 1:
-        return _labelled(blocks[0].family, columns)
-    return likelihoods.Mixed(blocks, _labels(columns, X.shape[1]))
+    blocks = [
+        likelihoods.Block(
+            choice.columns, make(len(choice.columns), choice.likelihood, choice.taken)
+        )
+        for choice in choices
+    ]
+    names = None if columns.names is None else list(map(str, columns.names))
+    if len(blocks) > 1:
+        return likelihoods.Mixed(blocks, names)
+    family = blocks[0].family
+    if isinstance(family, likelihoods.Categorical) and names is not None:
+        family.labels = names
+    return family
+
+
+class _Table:
+    """Rows and what is known of their columns."""
+
+    def __init__(self, X, columns):
+        self.X, self.columns = X, columns
+        self._ranges = None
+
+    @property
+    def ranges(self):
+        if self._ranges is None:
+            self._ranges = Ranges(self.X)
+        return self._ranges
+
+    def name(self, number):
+        return number if self.columns.names is None else self.columns.names[number]
+
+    def number(self, key, parameter):
+        """The number of the column that a key of a parameter is."""
+        names, n_features = self.columns.names, self.X.shape[1]
+        if isinstance(key, str):
+            if names is None or key not in names:
+                among = "X has no names" if names is None else f"X has {_short(names)}"
+                raise ValueError(f"{parameter} expects columns of X, but got {key!r}: {among}.")
+            return names.index(key)
+        if not 0 <= key < n_features:
+            raise ValueError(
+                f"{parameter} expects numbers of columns from 0 to {n_features - 1}, but got "
+                f"{key!r}."
+            )
+        return int(key)
+
+    def numbers(self, key):
+        """The numbers of the columns that a key of a dict is."""
+        for part in key if isinstance(key, tuple) else (key,):
+            if isinstance(part, slice):
+                yield from range(*part.indices(self.X.shape[1]))
+            elif isinstance(part, range):
+                yield from (self.number(number, "likelihood") for number in part)
+            else:
+                yield self.number(part, "likelihood")
+
+    def n_levels(self, number):
+        """Levels of a column: its categories, or one more than the largest code."""
+        if number in self.columns.levels:
+            return max(1, len(self.columns.levels[number]))
+        return int(max(0, self.ranges.largest[number])) + 1
 
 
 class Ranges:
@@ -142,36 +205,119 @@ class Ranges:
     """
 
     def __init__(self, X):
-        if issparse(X):
-            n_rows = X.shape[0]
-            self.smallest, self.largest = X.min(axis=0), X.max(axis=0)
-            self.smallest, self.largest = (
-                np.asarray(part.todense() if issparse(part) else part).ravel()
-                for part in (self.smallest, self.largest)
-            )
-            mean = np.asarray(X.sum(axis=0)).ravel() / n_rows
-            squares = np.asarray(X.multiply(X).sum(axis=0)).ravel() / n_rows
-        else:
-            mean, squares = self._of_rows(X)
-        self.mean, self.variance = mean, np.maximum(squares - mean**2, 0)
-
-    def _of_rows(self, X):
-        shape = X.shape[1]
-        self.smallest, self.largest = np.full(shape, np.inf), np.full(shape, -np.inf)
-        n, total, squares = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        self.smallest, self.largest = np.full(X.shape[1], np.inf), np.full(X.shape[1], -np.inf)
+        n_there, total, squares = np.zeros((3, X.shape[1]))
         for start in range(0, X.shape[0], _ROWS_AT_ONCE):
-            x = np.asarray(X[start : start + _ROWS_AT_ONCE], dtype=np.float64)
+            x = X[start : start + _ROWS_AT_ONCE]
+            x = np.asarray(x.toarray() if issparse(x) else x, dtype=np.float64)
             there = ~np.isnan(x)
+            filled = np.where(there, x, 0)
+            n_there, total = n_there + there.sum(0), total + filled.sum(0)
+            squares = squares + (filled**2).sum(0)
             self.smallest = np.minimum(self.smallest, np.where(there, x, np.inf).min(0))
             self.largest = np.maximum(self.largest, np.where(there, x, -np.inf).max(0))
-            filled = np.where(there, x, 0)
-            n, total = n + there.sum(0), total + filled.sum(0)
-            squares = squares + (filled**2).sum(0)
-        return total / np.maximum(n, 1), squares / np.maximum(n, 1)
+        self.mean = total / np.maximum(n_there, 1)
+        self.variance = np.maximum(squares / np.maximum(n_there, 1) - self.mean**2, 0)
 
 
-def _check_name(name, value):
-    if not callable(value):
-        _checks.check_option(name, value, [*LIKELIHOODS, "auto"], also=", a dict or a callable")
+def _is_number(value):
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _short(names):
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(map(repr, names[:8])) + more
+
+
+def _one_each(noise_variance):
+    """Noise of columns whose units have nothing in common."""
+    return "diagonal" if isinstance(noise_variance, str) else noise_variance
+
+
+def _of_dict(value, free, table, exposure):
+    """Pairs of numbers and a name or factory, as the keys of a dict say."""
+    left, pairs = list(free), []
+    for key, name in value.items():
+        if isinstance(key, str) and key == REMAINDER:
+            continue
+        numbers = list(table.numbers(key))
+        for number in numbers:
+            if number not in left:
+                why = "another key has it" if number in free else "it is the exposure"
+                raise ValueError(
+                    f"likelihood expects each column once, but {table.name(number)!r} of "
+                    f"{key!r} is taken: {why}."
+                )
+            left.remove(number)
+        pairs.append((numbers, name))
+    if left and REMAINDER not in value:
+        raise ValueError(
+            f"likelihood expects every column, but {_short([table.name(i) for i in left])} "
+            f"{'have' if len(left) > 1 else 'has'} none. Add the key 'remainder', for example with "
+            "the value 'auto'."
+        )
+    if left:
+        pairs.append((left, value[REMAINDER]))
+    found = []
+    for numbers, name in pairs:
+        automatic = isinstance(name, str) and name == "auto"
+        found += _automatic(numbers, table, exposure) if automatic else [(numbers, name)]
+    return found
+
+
+def _automatic(numbers, table, exposure):
+    """Pairs of numbers and a name, by what columns hold."""
+    found = {}
+    for number in numbers:
+        found.setdefault(_family_of(number, table), []).append(number)
+    if exposure is not None and set(COUNTS) <= found.keys():
+        # they share it: what are counts of one kind
+        found["negative_binomial"] = sorted(found["negative_binomial"] + found.pop("poisson"))
+    return sorted(((numbers, name) for name, numbers in found.items()), key=lambda pair: pair[0])
+
+
+def _family_of(number, table):
+    kind = table.columns.kinds[number]
+    if kind == "category":
+        return "categorical"
+    if kind == "boolean":
+        return "bernoulli"
+    if kind != "integer" or not table.ranges.smallest[number] >= 0:
+        return "gaussian"
+    if table.ranges.largest[number] <= 1:
+        return "bernoulli"
+    ratio = table.ranges.variance[number] / table.ranges.mean[number]
+    if ratio < _UNDERDISPERSED:
+        return "gaussian"
+    return "negative_binomial" if ratio > _OVERDISPERSED else "poisson"
+
+
+def _check_categories(numbers, name, table):
+    if name == "categorical" or callable(name):
         return
-    _checks.check_factory(name, value)
+    for number in numbers:
+        if number in table.columns.levels:
+            raise TypeError(
+                f"likelihood={name!r} expects columns of numbers, but {table.name(number)!r} has "
+                "categories. Give that column 'categorical' or 'auto'."
+            )
+
+
+def _check_exposure_used(estimator, choices):
+    if estimator.exposure is not None and not any(each.likelihood in COUNTS for each in choices):
+        raise ValueError(
+            f"exposure={estimator.exposure!r} expects columns whose likelihood is 'poisson' or "
+            f"'negative_binomial', but likelihood={estimator.likelihood!r} has none."
+        )
+
+
+def _check_transformations(estimator, choices):
+    """Raise where columns are not alike: then they cannot take each other's place."""
+    alike = len(choices) == 1 and choices[0].likelihood != "categorical"
+    alike = alike and estimator.exposure is None
+    if getattr(estimator, "transformations", None) is not None and not alike:
+        raise ValueError(
+            "transformations expects columns of one likelihood, of which each can take another's "
+            f"place, but got likelihood={estimator.likelihood!r} and exposure="
+            f"{estimator.exposure!r}. Use transformations=None."
+        )

@@ -37,9 +37,10 @@ class Columns(NamedTuple):
     def of(cls, X, *, categories):
         """Learn the columns of array-like X, and the levels of categories if they may be some."""
         if not is_frame(X):
-            dtype = getattr(X, "dtype", None)
-            kind = _kind(np.asarray(X).dtype if dtype is None else dtype)
-            return cls(None, [kind] * (np.shape(X)[1] if np.ndim(X) == 2 else 0), {}, {})
+            X = np.asarray(X) if categories and isinstance(X, (list, tuple)) else X
+            shape = getattr(X, "shape", ())
+            kind = _kind(getattr(X, "dtype", None))
+            return cls(None, [kind] * (shape[1] if len(shape) == 2 else 0), {}, {})
         kinds, levels, ordered = [], {}, {}
         for number in range(X.shape[1]):
             column = X.iloc[:, number]
@@ -189,7 +190,9 @@ def _levels(column):
     try:
         return pd.Index(sorted(found), dtype=object)
     except TypeError:  # of different types
-        return pd.Index(sorted(found, key=lambda value: (type(value).__name__, value)), dtype=object)
+        return pd.Index(
+            sorted(found, key=lambda value: (type(value).__name__, value)), dtype=object
+        )
 
 
 def _codes(column, levels, name):

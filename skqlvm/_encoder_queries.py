@@ -260,14 +260,14 @@ class EncoderQueries(Imputation, TransformerMixin):
         k, wrapped = int(self.n_components), self.latent == "torus"
         order = _parts.harmonic_order(self.harmonic_order, k, n_rows) if wrapped else None
         tabulated = k <= lattices.MOST_COMPONENTS
-        likelihood = _parts.build_likelihood(self, n_features, tabulated=tabulated)
+        likelihood = _parts.build_likelihood(self, tabulated=tabulated)
         n_numbers = proposals.n_outputs(self.covariance_type, k, wrapped=wrapped)
         return models.EncoderModel(
             k,
             _parts.PRIORS[self.latent],
             _parts.build_decoder(self, likelihood.n_outputs, order, randomness),
             likelihood,
-            _parts.build_encoder(self, n_features, n_numbers, randomness),
+            _parts.build_encoder(self, likelihood.n_inputs, n_numbers, randomness),
             covariance_type=self.covariance_type,
             wrapped=wrapped,
             harmonic_order=order,

@@ -18,7 +18,8 @@ from sklearn.base import (
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_array, check_is_fitted
 
-from . import _checks, _data, _fitting, _parts
+from . import _blocks, _checks, _data, _fitting, _parts
+from ._columns import Frames
 from ._rows import Chunks, random_seed
 from ._transactions import all_or_nothing
 from .engine import optimizers, training
@@ -32,7 +33,7 @@ _CHUNK_BYTES = 2**24
 
 
 class LatentEstimator(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator
+    Frames, ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator
 ):
     """Base of the estimators; a subclass is a recipe.
 
@@ -44,7 +45,7 @@ class LatentEstimator(
     some rows x.
     """
 
-    _shaping = ("n_components", "likelihood", "noise_variance")
+    _shaping = ("n_components", *_blocks.SHAPING)
     """Parameters that shape the model: they cannot change between fits that continue each other."""
 
     _auto_steps, _auto_passes = (500, 2500), 50
@@ -60,6 +61,7 @@ class LatentEstimator(
         *,
         likelihood,
         noise_variance,
+        exposure,
         max_iter,
         batch_size,
         learning_rate,
@@ -74,6 +76,7 @@ class LatentEstimator(
         self.n_components = n_components
         self.likelihood = likelihood
         self.noise_variance = noise_variance
+        self.exposure = exposure
         self.max_iter = max_iter
         self.batch_size = batch_size
         self.learning_rate = learning_rate
@@ -226,10 +229,14 @@ class LatentEstimator(
             _checks.check_integer("n_iter_no_change", self.n_iter_no_change)
         _checks.check_option("matmul_precision", self.matmul_precision, PRECISIONS)
         _checks.check_flag("warm_start", self.warm_start)
-        _parts.check_choice("likelihood", self.likelihood, _parts.LIKELIHOODS)
+        for name, value in _blocks.named(self.likelihood):
+            _parts.check_choice(name, value, _blocks.NAMES)
+        _blocks.check_exposure(self.exposure)
         _checks.check_noise_variance(self.noise_variance)
 
     def _validated(self, X, *, reset):
+        categories = reset and _blocks.takes_categories(self.likelihood)
+        X = self._in_codes(X, categories=categories, reset=reset)
         return _data.validated(self, X, reset=reset)
 
     def _queried(self, X):
@@ -255,7 +262,9 @@ class LatentEstimator(
         """Return a new model, started at the data, or a copy of the fitted one, all of it open."""
         if anew:
             self._built_with = self._architecture()
+            self._choices = _blocks.choose(self, X, self._columns)
             model = self._build(X.shape[1], len(X), fit.randomness)
+            del self._choices
         else:
             _checks.check_unchanged(self._built_with, self._architecture())
             model = copy.deepcopy(self._model)

@@ -160,6 +160,7 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         n_points="auto",
         likelihood="gaussian",
         noise_variance="spherical",
+        exposure=None,
         decoder="mlp",
         hidden_layer_sizes=(256, 256),
         harmonic_order="auto",
@@ -184,6 +185,7 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
             n_components,
             likelihood=likelihood,
             noise_variance=noise_variance,
+            exposure=exposure,
             max_iter=max_iter,
             batch_size=batch_size,
             learning_rate=learning_rate,
@@ -232,7 +234,7 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         self._coarse = None
         n_components = int(self.n_components)
         order = _parts.harmonic_order(self.harmonic_order, n_components, n_rows)
-        likelihood = _parts.build_likelihood(self, n_features, tabulated=True)
+        likelihood = _parts.build_likelihood(self, tabulated=True)
         maps = _transformations.build(self, n_features, likelihood)
         decoder = _parts.build_decoder(self, likelihood.n_outputs, order, randomness)
         return models.Model(n_components, _parts.PRIORS["torus"], decoder, likelihood, order, maps)
