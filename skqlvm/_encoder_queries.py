@@ -86,7 +86,8 @@ class EncoderQueries(Imputation, TransformerMixin):
         -------
         ndarray of shape (n_samples, n_features)
         """
-        return self._over_rows(self._located(self._queried(X)), self._model.mean)
+        X = self._queried(X)
+        return self._rescaled(self._over_rows(self._located(X), self._model.mean), X)
 
     def posterior(self, X):
         """Return the posterior probabilities of the points of `lattice_`; rows sum to 1.
@@ -328,7 +329,7 @@ class EncoderQueries(Imputation, TransformerMixin):
             row_bytes = self._table_bytes(X, self.n_points_eval_)
 
             def of_rows(x):
-                return predictions.of(posteriors.responsibilities(log_w(x)))
+                return predictions.of(posteriors.responsibilities(log_w(x)), x)
         else:
             self._check_has_posterior("impute")
             row_bytes = 16 * _DRAWS_IMPUTED * X.shape[1]
@@ -337,7 +338,7 @@ class EncoderQueries(Imputation, TransformerMixin):
                 generator = torch.Generator().manual_seed(0)
                 drawn = model.draw(x, _DRAWS_IMPUTED, generator, shared=True)
                 weights = posteriors.responsibilities(drawn.log_w(model.prior))
-                return by_draws(model.likelihood, model.outputs(drawn.z), weights)
+                return by_draws(model.likelihood, model.outputs(drawn.z), weights, x)
 
         for x in self._chunks(X, row_bytes):
             yield tuple(part.cpu().numpy() for part in of_rows(x))

@@ -319,6 +319,15 @@ class LatentEstimator(
         result = np.concatenate(parts)
         return checked_finite(result, name) if finite else result
 
+    def _rescaled(self, means, X):
+        """Means of rows of median exposure as those of the rows of X."""
+        if not self.likelihood_.rescales:
+            return means
+        pairs = zip(self._chunks(means), self._chunks(X), strict=True)
+        with own_settings(gradients=False):
+            parts = [self.likelihood_.rescaled(mean, x).cpu().numpy() for mean, x in pairs]
+        return np.concatenate(parts)
+
     def _chunks(self, X, row_bytes=None):
         row_bytes = 16 * self.n_features_in_ if row_bytes is None else row_bytes
         return Chunks(X, self._model.like.device, max(1, _CHUNK_BYTES // row_bytes))

@@ -71,8 +71,8 @@ class LatticePredictions:
         n_bytes = len(points) * model.likelihood.n_outputs * model.like.element_size()
         self.outputs = model.outputs(points) if n_bytes <= _OUTPUT_BYTES else None
 
-    def of(self, weights):
-        """Return mean and standard deviation for posterior weights (n, m), in their dtype."""
+    def of(self, weights, x):
+        """Return mean and standard deviation for posterior weights (n, m) of rows x (n, d)."""
         used = weights.amax(0) > _NEGLIGIBLE
         if self.outputs is None:
             outputs = self.model.outputs(self.points[used])
@@ -80,16 +80,17 @@ class LatticePredictions:
             outputs = self.outputs[used]
         weights = weights[:, used]
         return self.model.likelihood.predictive(
-            outputs.to(weights), weights / weights.sum(1, keepdim=True)
+            outputs.to(weights), weights / weights.sum(1, keepdim=True), x
         )
 
-    def over_maps(self, log_w):
-        """Return mean and standard deviation, in the pose of the row, by log weights (n, S, m)."""
+    def over_maps(self, log_w, x):
+        """Return mean and standard deviation, in the pose of rows x, by log weights (n, S, m)."""
         maps = self.model.transformations
         if maps is None:
-            return self.of(posteriors.responsibilities(log_w[:, 0]))
+            return self.of(posteriors.responsibilities(log_w[:, 0]), x)
         shares = posteriors.responsibilities(torch.logsumexp(log_w, 2))[:, :, None]
-        mean, std = self.of(posteriors.responsibilities(log_w).flatten(0, 1))
+        weights = posteriors.responsibilities(log_w).flatten(0, 1)
+        mean, std = self.of(weights, x.repeat_interleave(len(maps), 0))
         numbers = torch.arange(len(maps)).repeat(len(log_w))
         mean = maps.undone(mean, numbers).unflatten(0, log_w.shape[:2])
         std = maps.undone(std, numbers, spread=True).unflatten(0, log_w.shape[:2])
@@ -98,11 +99,11 @@ class LatticePredictions:
         return total, variance.sqrt()
 
 
-def by_draws(likelihood, outputs, weights):
-    """Return mean and standard deviation by weights (n, s) of each row's outputs (n, s, p)."""
+def by_draws(likelihood, outputs, weights, x):
+    """Return mean and standard deviation by weights (n, s) of outputs (n, s, p) of rows x."""
     parts = [
-        likelihood.predictive(own.to(weight), weight[None])
-        for own, weight in zip(outputs, weights, strict=True)
+        likelihood.predictive(own.to(weight), weight[None], row[None])
+        for own, weight, row in zip(outputs, weights, x, strict=True)
     ]
     mean, std = zip(*parts, strict=True)
     return torch.cat(mean), torch.cat(std)

@@ -68,8 +68,9 @@ class LatticeQueries(Imputation, TransformerMixin):
     def reconstruct(self, X):
         """Return the posterior mean of the decoded data, ``E[f(z) | x]``.
 
-        It is the best reconstruction in squared error. With `transformations` it is in the pose of
-        the row: the mean of ``W_s^-1 f(z)`` over their posterior too.
+        It is the best reconstruction in squared error; of categories, the most probable level. With
+        `transformations` it is in the pose of the row: the mean of ``W_s^-1 f(z)`` over their
+        posterior too. With an `exposure`, counts are those of the row's own.
 
         Parameters
         ----------
@@ -81,13 +82,17 @@ class LatticeQueries(Imputation, TransformerMixin):
         """
         X = self._queried(X)
         chart = self._chart(X)
+        if not self.likelihood_.averages:
+            with own_settings(gradients=False):
+                parts = [mean for mean, _ in self._predicted(X)]
+            return checked_finite(np.concatenate(parts))
         mean = as_tensor(self._over_rows(self.lattice_, self._model.mean), self._model.like.device)
 
         def reconstruct(x):
             log_w, _ = quadrature.joint(self._model, chart, x)
             return _reconstructed(self._model.transformations, log_w, mean.to(log_w))
 
-        return self._over_rows(X, reconstruct, self._row_bytes(X))
+        return self._rescaled(self._over_rows(X, reconstruct, self._row_bytes(X)), X)
 
     def posterior(self, X):
         """Return the posterior probabilities of the points of `lattice_`; rows sum to 1.
@@ -211,7 +216,7 @@ class LatticeQueries(Imputation, TransformerMixin):
         chart, points = self._chart(X), torch.from_numpy(self.lattice_)
         predictions = LatticePredictions(self._model, points.to(self._model.like.device))
         for x in self._chunks(X, self._row_bytes(X)):
-            found = predictions.over_maps(quadrature.joint(self._model, chart, x)[0])
+            found = predictions.over_maps(quadrature.joint(self._model, chart, x)[0], x)
             yield tuple(part.cpu().numpy() for part in found)
 
     def _row_bytes(self, X):

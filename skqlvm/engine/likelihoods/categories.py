@@ -117,6 +117,7 @@ class Categorical(ExponentialFamily):
 
     support = (0.0, float("inf"))
     integral = True
+    averages = False
     loc: Tensor
     first: Tensor
     owner: Tensor
@@ -201,7 +202,9 @@ class Categorical(ExponentialFamily):
         p = self._most_probable(self.probabilities(outputs))[0]
         return p * (1 - p)
 
-    def predictive(self, outputs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    def predictive(
+        self, outputs: Tensor, weights: Tensor, x: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the most probable levels, and the standard deviations of being these."""
         p, level = self._most_probable(weights @ self.probabilities(outputs))
         return level, (p * (1 - p)).clamp(min=0).sqrt()

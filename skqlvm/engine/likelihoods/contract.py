@@ -62,6 +62,10 @@ class Likelihood(nn.Module):
         Whether features may be missing.
     sparse : bool
         Whether rows may be sparse: T(0) = 0 and h(0) = 0, of rows that are complete.
+    averages : bool
+        Whether a posterior mean of `mean` is the best guess of a row: not of categories.
+    rescales : bool
+        Whether what rows tell of an exposure changes their means.
     filler : float
         A value of the support, to compute with where a feature is missing.
     """
@@ -72,6 +76,8 @@ class Likelihood(nn.Module):
     parameters_taken: ClassVar[tuple[str, ...]] = ()
     allows_missing: bool = True
     sparse: bool = False
+    averages: bool = True
+    rescales: bool = False
     filler: ClassVar[float] = 0.0
 
     def __init__(self, n_features: int) -> None:
@@ -179,7 +185,16 @@ class Likelihood(nn.Module):
         """Return Var[x | z] in squared units of x, (..., n_outputs) -> (..., n_features)."""
         raise NotImplementedError
 
-    def predictive(self, outputs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    def rescaled(self, means: Tensor, x: Tensor) -> Tensor:
+        """Return means of rows as those of rows x (n, n_features), which may tell of an exposure.
+
+        Other means are of rows of a median exposure.
+        """
+        return means
+
+    def predictive(
+        self, outputs: Tensor, weights: Tensor, x: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of new data of rows, by their posteriors.
 
         Parameters
@@ -187,6 +202,8 @@ class Likelihood(nn.Module):
         outputs : Tensor of shape (n_points, n_outputs)
         weights : Tensor of shape (n_samples, n_points)
             Posterior probabilities; rows sum to one.
+        x : Tensor of shape (n_samples, n_features), optional
+            The rows, where they tell of an exposure; of a median one without.
 
         Returns
         -------

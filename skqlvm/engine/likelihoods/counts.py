@@ -48,6 +48,7 @@ class Counts(ExponentialFamily):
         self.exposure = exposure
         self.column = exposure if isinstance(exposure, int) else None
         self.allows_missing, self.sparse = exposure != "total", self.column is None
+        self.rescales = exposure is not None
         numbers = [i for i in range(n_features) if i != self.column]
         self.register_buffer("counted", torch.tensor(numbers), persistent=False)
         self.register_buffer("unit", torch.ones((), dtype=torch.float64))
@@ -119,6 +120,23 @@ class Counts(ExponentialFamily):
     def variance(self, outputs: Tensor) -> Tensor:
         return self._with_exposure(self._variance(outputs), 0.0)
 
+    def rescaled(self, means: Tensor, x: Tensor) -> Tensor:
+        if self.exposure is None:
+            return means
+        counts = self.statistics(means) * self.exposures(x)
+        return self._with_exposure(counts, self._raw_exposure(x))
+
+    def predictive(
+        self, outputs: Tensor, weights: Tensor, x: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        mean, std = super().predictive(outputs, weights)
+        if self.exposure is None or x is None:
+            return mean, std
+        # draws of e units at a point have e times the variance; the points' spread, e^2 times
+        within, exposure = weights @ self.variance(outputs), self.exposures(x)
+        variance = exposure * within + exposure**2 * (std**2 - within).clamp(min=0)
+        return self.rescaled(mean, x), variance.sqrt()
+
     def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         return self._with_exposure(self._drawn(outputs, generator), float(self.unit))
 
@@ -138,11 +156,12 @@ class Counts(ExponentialFamily):
             exposure = torch.where(counts.isnan(), counts.double(), exposure)
         return mean_of_rows(exposure, weight)
 
-    def _with_exposure(self, values: Tensor, value: float) -> Tensor:
+    def _with_exposure(self, values: Tensor, value: float | Tensor) -> Tensor:
         """Values of counts (..., n_outputs), and one in the column of the exposure if there is."""
         if self.column is None:
             return values
-        told = values.new_full((*values.shape[:-1], 1), value)
+        value = value if isinstance(value, Tensor) else values.new_tensor(value)
+        told = value.to(values)[..., None].expand(*values.shape[:-1], 1)
         return torch.cat([values[..., : self.column], told, values[..., self.column :]], -1)
 
     def _mean_row(self) -> Tensor:
@@ -287,6 +306,7 @@ class Multinomial(ExponentialFamily):
     integral = True
     allows_missing = False
     sparse = True
+    rescales = True
     loc: Tensor
     total: Tensor
 
@@ -328,6 +348,9 @@ class Multinomial(ExponentialFamily):
 
     def inputs(self, x: Tensor) -> Tensor:
         return torch.log1p(x)
+
+    def rescaled(self, means: Tensor, x: Tensor) -> Tensor:
+        return means * (row_sums(x)[:, None] / self.total.to(x))
 
     def mean(self, outputs: Tensor) -> Tensor:
         return self.total.to(outputs) * torch.softmax(self.natural(outputs), -1)

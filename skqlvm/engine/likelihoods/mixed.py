@@ -50,6 +50,8 @@ class Mixed(ExponentialFamily):
         self.columns, self.families = columns, nn.ModuleList(block.family for block in blocks)
         self.names = [f"column {i}" for i in range(self.n_features)] if names is None else names
         self.allows_missing = all(block.family.allows_missing for block in blocks)
+        self.averages = all(block.family.averages for block in blocks)
+        self.rescales = any(block.family.rescales for block in blocks)
         places = {number: place for place, number in enumerate(numbers)}
         place = torch.tensor([places[number] for number in range(self.n_features)])
         self.register_buffer("place", place, persistent=False)
@@ -136,8 +138,17 @@ class Mixed(ExponentialFamily):
         parts = [family.variance(part) for family, part in self._of_outputs(outputs)]
         return self._in_place(parts)
 
-    def predictive(self, outputs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        pairs = [family.predictive(part, weights) for family, part in self._of_outputs(outputs)]
+    def rescaled(self, means: Tensor, x: Tensor) -> Tensor:
+        pairs = zip(self._of_columns(means), self.columns, strict=True)
+        return self._in_place([family.rescaled(part, x[:, own]) for (family, part), own in pairs])
+
+    def predictive(
+        self, outputs: Tensor, weights: Tensor, x: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        pairs = [
+            family.predictive(part, weights, None if x is None else x[:, columns])
+            for (family, part), columns in zip(self._of_outputs(outputs), self.columns, strict=True)
+        ]
         means, stds = zip(*pairs, strict=True)
         return self._in_place(list(means)), self._in_place(list(stds))
 
