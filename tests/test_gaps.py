@@ -33,7 +33,9 @@ def with_gaps(x, generator, share=0.4):
 
 def data_of(name, generator, dtype=torch.float64):
     x = torch.rand(N, D, generator=generator, dtype=torch.float64)
-    return {"bernoulli": x.round(), "poisson": (5 * x).round(), "gaussian": 3 + 2 * x}[name].to(dtype)
+    return {"bernoulli": x.round(), "poisson": (5 * x).round(), "gaussian": 3 + 2 * x}[name].to(
+        dtype
+    )
 
 
 def torus_model(name, x, generator, maps=None):
@@ -341,7 +343,7 @@ class Complete(likelihoods.Gaussian):
     allows_missing = False
 
 
-@pytest.mark.parametrize("likelihood", [Complete, lambda d: Complete(d)])  # noqa: PLW0108
+@pytest.mark.parametrize("likelihood", [Complete, lambda d: Complete(d)])
 def test_likelihood_that_allows_no_gaps_refuses_them(likelihood, X):
     model = QLVMEmbedding(**QLVM, likelihood=likelihood)
     with pytest.raises(ValueError, match="contains NaN"):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .contract import ExponentialFamily, gaps, mean_of_rows
+from ..rows import gaps, mean_of_rows
+from .contract import ExponentialFamily
 
 
 class Poisson(ExponentialFamily):
