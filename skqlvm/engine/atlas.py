@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from .likelihoods import ExponentialFamily
-from .likelihoods.contract import entries, product
 from .precision import full_precision
+from .rows import entries, product
 
 _WIDEST_FACTORED = 2048
 """Above so many outputs the decomposition would cost more than it saves."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from . import atlas, lattices, objectives
-from .likelihoods.contract import chosen, gaps
 from .models import Model
+from .rows import chosen, gaps
 from .transformations import copied
 
 N_SHIFTS = 8

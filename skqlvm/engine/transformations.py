@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .likelihoods import Likelihood, Terms
-from .likelihoods.contract import gaps
+from .rows import gaps
 
 _SPEED = 10.0
 """An Adam-type optimiser moves each parameter by about its step size; a log-probability has further

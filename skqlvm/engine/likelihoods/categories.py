@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..precision import multiplies_bfloat16, product_of_rounded
-from .contract import ROUNDING, ExponentialFamily, Terms, as_type, mean_of_rows, weighed_rows
+from ..rows import as_type, mean_of_rows, weighed_rows
+from .contract import ROUNDING, ExponentialFamily, Terms
 
 _LARGEST = 20.0
 """Logits up to which a product of four factors 1 + exp(logit) is within reach of float32."""

@@ -7,7 +7,8 @@ from math import log, pi
 import torch
 from torch import Tensor, nn
 
-from .contract import ExponentialFamily, gaps, mean_of_rows
+from ..rows import gaps, mean_of_rows
+from .contract import ExponentialFamily
 
 _FIRST_NOISE = 0.5
 """Learned noise at the start, as a fraction of the data's variance. At 1 the constant decoder is a

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .contract import ExponentialFamily, gaps, mean_of_rows
+from ..rows import gaps, mean_of_rows, row_numbers, row_sums, with_values
+from .contract import ExponentialFamily
 
 _RAREST = 1e-3
 """Smallest mean of a count that a model starts at."""
@@ -376,21 +377,3 @@ def _log_one_less_exp(eta: Tensor) -> Tensor:
     near = eta > -0.7
     small, large = torch.where(near, eta, -1), torch.where(near, -1, eta)
     return torch.where(near, torch.log(-torch.expm1(small)), torch.log1p(-torch.exp(large)))
-
-
-def row_numbers(x: Tensor) -> Tensor:
-    """Return the row of each value of a sparse tensor, (n_values,)."""
-    counts = x.crow_indices().diff()
-    return torch.arange(len(counts), device=x.device).repeat_interleave(counts)
-
-
-def row_sums(x: Tensor) -> Tensor:
-    """Return the sum of each dense or sparse row, (n,)."""
-    if x.layout != torch.sparse_csr:
-        return x.sum(1)
-    return x.values().new_zeros(len(x)).index_add_(0, row_numbers(x), x.values())
-
-
-def with_values(x: Tensor, values: Tensor) -> Tensor:
-    """Return a sparse tensor with other values in the same places."""
-    return torch.sparse_csr_tensor(x.crow_indices(), x.col_indices(), values, x.shape)
