@@ -4,8 +4,9 @@ import torch
 from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from . import _checks, _parts
+from . import _checks, _data, _parts
 from ._estimator import checked_finite
+from ._imputation import Imputation, LatticePredictions, by_draws
 from .engine import lattices, models, objectives, posteriors, proposals, quadrature
 from .engine.precision import own_settings
 
@@ -18,7 +19,11 @@ _ATLAS_BYTES = 2**27
 """Size up to which the decoded lattice is kept; a larger one is decoded at every call."""
 
 
-class EncoderQueries(TransformerMixin):
+_DRAWS_IMPUTED = 1000
+"""Draws a row by which gaps are filled where a lattice would need too many points."""
+
+
+class EncoderQueries(Imputation, TransformerMixin):
     """Mixin of the estimators whose q(z | x) comes from an encoder.
 
     A subclass defines ``_has_posterior``: whether its training gives q a spread.
@@ -81,7 +86,8 @@ class EncoderQueries(TransformerMixin):
         -------
         ndarray of shape (n_samples, n_features)
         """
-        return self._over_rows(self._located(self._queried(X)), self._model.mean)
+        X = self._queried(X)
+        return self._rescaled(self._over_rows(self._located(X), self._model.mean), X)
 
     def posterior(self, X):
         """Return the posterior probabilities of the points of `lattice_`; rows sum to 1.
@@ -105,9 +111,10 @@ class EncoderQueries(TransformerMixin):
         X = self._queried(X)
         self._check_few_components("posterior", "proposal")
 
+        log_w = self._log_weights(X)
+
         def of_rows(x):
-            log_w = [chart.table(self.likelihood_, x) for chart in self._charts()]
-            return posteriors.responsibilities(torch.cat(log_w, 1))
+            return posteriors.responsibilities(log_w(x))
 
         return self._over_rows(X, of_rows, self._table_bytes(X, self.n_points_eval_))
 
@@ -254,14 +261,14 @@ class EncoderQueries(TransformerMixin):
         k, wrapped = int(self.n_components), self.latent == "torus"
         order = _parts.harmonic_order(self.harmonic_order, k, n_rows) if wrapped else None
         tabulated = k <= lattices.MOST_COMPONENTS
-        likelihood = _parts.build_likelihood(self, n_features, tabulated=tabulated)
+        likelihood = _parts.build_likelihood(self, tabulated=tabulated)
         n_numbers = proposals.n_outputs(self.covariance_type, k, wrapped=wrapped)
         return models.EncoderModel(
             k,
             _parts.PRIORS[self.latent],
             _parts.build_decoder(self, likelihood.n_outputs, order, randomness),
             likelihood,
-            _parts.build_encoder(self, n_features, n_numbers, randomness),
+            _parts.build_encoder(self, likelihood.n_inputs, n_numbers, randomness),
             covariance_type=self.covariance_type,
             wrapped=wrapped,
             harmonic_order=order,
@@ -296,11 +303,45 @@ class EncoderQueries(TransformerMixin):
         if not bool(model.outputs(z).isfinite().all()):
             raise FloatingPointError("the decoder's output is not finite")
 
-    def _charts(self):
-        """The decoded lattice: as it was kept, or decoded a part at a time."""
+    def _charts(self, X):
+        """Return the decoded lattice, for X with its gaps, each time it is called.
+
+        That is as it was kept, or decoded a part at a time.
+        """
         if self._atlas is not None:
-            return [self._atlas]
-        return quadrature.charts(self._model, self._cube, n_at_once=self._model.n_decoded)
+            kept = [_data.chart_for(X, self._model.likelihood, self._atlas)]
+            return lambda: kept
+        n_at_once, ragged = self._model.n_decoded, _data.ragged(X)
+        return lambda: quadrature.charts(
+            self._model, self._cube, n_at_once=n_at_once, ragged=ragged
+        )
+
+    def _log_weights(self, X):
+        """Return the function from rows of X to their log weights over the lattice."""
+        charts, likelihood = self._charts(X), self.likelihood_
+        return lambda x: torch.cat([chart.table(likelihood, x) for chart in charts()], 1)
+
+    def _predicted(self, X):
+        model = self._model
+        if model.n_components <= lattices.MOST_COMPONENTS:
+            points = torch.from_numpy(self.lattice_).to(model.like.device)
+            predictions, log_w = LatticePredictions(model, points), self._log_weights(X)
+            row_bytes = self._table_bytes(X, self.n_points_eval_)
+
+            def of_rows(x):
+                return predictions.of(posteriors.responsibilities(log_w(x)), x)
+        else:
+            self._check_has_posterior("impute")
+            row_bytes = 16 * _DRAWS_IMPUTED * X.shape[1]
+
+            def of_rows(x):
+                generator = torch.Generator().manual_seed(0)
+                drawn = model.draw(x, _DRAWS_IMPUTED, generator, shared=True)
+                weights = posteriors.responsibilities(drawn.log_w(model.prior))
+                return by_draws(model.likelihood, model.outputs(drawn.z), weights, x)
+
+        for x in self._chunks(X, row_bytes):
+            yield tuple(part.cpu().numpy() for part in of_rows(x))
 
     def _by_quadrature(self, X, return_std):
         """log p(x) over the lattice that a fit found fine enough, and its standard error."""
@@ -309,7 +350,7 @@ class EncoderQueries(TransformerMixin):
         n_columns = self.n_points_eval_ if kept else min(n_at_once, self.n_points_eval_)
         rows = self._chunks(X, self._table_bytes(X, n_columns))
         with own_settings(gradients=False):
-            nats = quadrature.log_marginal(self._model, self._charts(), rows)
+            nats = quadrature.log_marginal(self._model, self._charts(X)(), rows)
             if not return_std:
                 return checked_finite(nats.numpy())
             std = quadrature.standard_error(self._model, self._cube, rows, n_at_once=n_at_once)

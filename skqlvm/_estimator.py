@@ -9,7 +9,6 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from scipy.sparse import issparse
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -17,9 +16,10 @@ from sklearn.base import (
     TransformerMixin,
 )
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from sklearn.utils.validation import check_array, check_is_fitted
 
-from . import _checks, _fitting, _parts
+from . import _blocks, _checks, _data, _fitting, _parts
+from ._columns import Frames
 from ._rows import Chunks, random_seed
 from ._transactions import all_or_nothing
 from .engine import optimizers, training
@@ -33,7 +33,7 @@ _CHUNK_BYTES = 2**24
 
 
 class LatentEstimator(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator
+    Frames, ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator
 ):
     """Base of the estimators; a subclass is a recipe.
 
@@ -45,7 +45,7 @@ class LatentEstimator(
     some rows x.
     """
 
-    _shaping = ("n_components", "likelihood", "noise_variance")
+    _shaping = ("n_components", *_blocks.SHAPING)
     """Parameters that shape the model: they cannot change between fits that continue each other."""
 
     _auto_steps, _auto_passes = (500, 2500), 50
@@ -61,6 +61,7 @@ class LatentEstimator(
         *,
         likelihood,
         noise_variance,
+        exposure,
         max_iter,
         batch_size,
         learning_rate,
@@ -75,6 +76,7 @@ class LatentEstimator(
         self.n_components = n_components
         self.likelihood = likelihood
         self.noise_variance = noise_variance
+        self.exposure = exposure
         self.max_iter = max_iter
         self.batch_size = batch_size
         self.learning_rate = learning_rate
@@ -203,6 +205,8 @@ class LatentEstimator(
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        kind = _parts.kind_of(self.likelihood)
+        tags.input_tags.allow_nan = kind is None or kind.allows_missing
         return tags
 
     def __getstate__(self):
@@ -225,30 +229,20 @@ class LatentEstimator(
             _checks.check_integer("n_iter_no_change", self.n_iter_no_change)
         _checks.check_option("matmul_precision", self.matmul_precision, PRECISIONS)
         _checks.check_flag("warm_start", self.warm_start)
-        _parts.check_choice("likelihood", self.likelihood, _parts.LIKELIHOODS)
+        for name, value in _blocks.named(self.likelihood):
+            _parts.check_choice(name, value, _blocks.NAMES)
+        _blocks.check_exposure(self.exposure)
         _checks.check_noise_variance(self.noise_variance)
 
     def _validated(self, X, *, reset):
-        """Return X as a float32 or float64 array, without a copy where it is one."""
-        if issparse(X):
-            raise TypeError(
-                f"{type(self).__name__} expects a dense array, but got a sparse matrix. Use "
-                "X.toarray()."
-            )
-        _checks.check_two_dimensional(X)
-        _checks.check_columns(X)
-        return validate_data(
-            self,
-            X,
-            reset=reset,
-            dtype=[np.float64, np.float32],
-            ensure_min_samples=2 if reset else 1,
-        )
+        categories = reset and _blocks.takes_categories(self.likelihood)
+        X = self._in_codes(X, categories=categories, reset=reset)
+        return _data.validated(self, X, reset=reset)
 
     def _queried(self, X):
         check_is_fitted(self)
         X = self._validated(X, reset=False)
-        _parts.check_data(self._built_with["likelihood"], self.likelihood_, X)
+        _data.check(self._built_with["likelihood"], self.likelihood_, X)
         return X
 
     @contextmanager
@@ -268,13 +262,16 @@ class LatentEstimator(
         """Return a new model, started at the data, or a copy of the fitted one, all of it open."""
         if anew:
             self._built_with = self._architecture()
+            self._choices = _blocks.choose(self, X, self._columns)
             model = self._build(X.shape[1], len(X), fit.randomness)
+            del self._choices
         else:
             _checks.check_unchanged(self._built_with, self._architecture())
             model = copy.deepcopy(self._model)
-        _parts.check_data(self.likelihood, model.likelihood, X)
+        _data.check(self.likelihood, model.likelihood, X)
         if anew:
-            model.likelihood.start(fit.rows.batch(fit.trained[:_LARGEST_START]).x.cpu())
+            _data.check_columns_there(self, X)
+            model.likelihood.start(fit.to_start(_LARGEST_START).cpu())
         else:
             model.open(1.0)
         return model
@@ -321,6 +318,15 @@ class LatentEstimator(
             parts = [function(x).cpu().numpy() for x in self._chunks(X, row_bytes)]
         result = np.concatenate(parts)
         return checked_finite(result, name) if finite else result
+
+    def _rescaled(self, means, X):
+        """Means of rows of median exposure as those of the rows of X."""
+        if not self.likelihood_.rescales:
+            return means
+        pairs = zip(self._chunks(means), self._chunks(X), strict=True)
+        with own_settings(gradients=False):
+            parts = [self.likelihood_.rescaled(mean, x).cpu().numpy() for mean, x in pairs]
+        return np.concatenate(parts)
 
     def _chunks(self, X, row_bytes=None):
         row_bytes = 16 * self.n_features_in_ if row_bytes is None else row_bytes

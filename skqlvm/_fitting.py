@@ -9,7 +9,7 @@ from statistics import fmean
 
 import torch
 
-from . import _parts
+from . import _data, _parts
 from ._progress import Progress
 from ._rows import Rows, random_seed, resolve_device
 from .engine import optimizers, training
@@ -92,6 +92,11 @@ class Fit:
     def some(self, n_rows):
         """Return so many rows, held-out ones first."""
         return self.rows.batch(torch.cat([self.held_out, self.trained])[:n_rows]).x
+
+    def to_start(self, n_rows):
+        """Return so many trained rows, and more if a feature is missing in all of these."""
+        numbers = _data.rows_to_start(self.rows.X, self.trained[:n_rows].numpy())
+        return self.rows.batch(torch.from_numpy(numbers)).x
 
     def joined(self):
         """Return the fit with the held-out rows among those that are trained on."""

@@ -5,8 +5,9 @@ import torch
 from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from . import _readouts
+from . import _data, _readouts
 from ._estimator import checked_finite
+from ._imputation import Imputation, LatticePredictions
 from ._rows import as_tensor
 from .engine import objectives, posteriors, quadrature
 from .engine.precision import own_settings
@@ -15,7 +16,7 @@ _ROWS_REFINED = 2**14
 """Rows that are scored together, and share the points that are decoded for them."""
 
 
-class LatticeQueries(TransformerMixin):
+class LatticeQueries(Imputation, TransformerMixin):
     """Mixin of the estimator that keeps a decoded lattice, `_atlas`, of the points `lattice_`."""
 
     def transform(self, X):
@@ -67,8 +68,9 @@ class LatticeQueries(TransformerMixin):
     def reconstruct(self, X):
         """Return the posterior mean of the decoded data, ``E[f(z) | x]``.
 
-        It is the best reconstruction in squared error. With `transformations` it is in the pose of
-        the row: the mean of ``W_s^-1 f(z)`` over their posterior too.
+        It is the best reconstruction in squared error; of categories, the most probable level. With
+        `transformations` it is in the pose of the row: the mean of ``W_s^-1 f(z)`` over their
+        posterior too. With an `exposure`, counts are those of the row's own.
 
         Parameters
         ----------
@@ -79,13 +81,18 @@ class LatticeQueries(TransformerMixin):
         ndarray of shape (n_samples, n_features)
         """
         X = self._queried(X)
+        chart = self._chart(X)
+        if not self.likelihood_.averages:
+            with own_settings(gradients=False):
+                parts = [mean for mean, _ in self._predicted(X)]
+            return checked_finite(np.concatenate(parts))
         mean = as_tensor(self._over_rows(self.lattice_, self._model.mean), self._model.like.device)
 
         def reconstruct(x):
-            log_w, _ = quadrature.joint(self._model, self._atlas, x)
+            log_w, _ = quadrature.joint(self._model, chart, x)
             return _reconstructed(self._model.transformations, log_w, mean.to(log_w))
 
-        return self._over_rows(X, reconstruct, self._row_bytes(X))
+        return self._rescaled(self._over_rows(X, reconstruct, self._row_bytes(X)), X)
 
     def posterior(self, X):
         """Return the posterior probabilities of the points of `lattice_`; rows sum to 1.
@@ -115,9 +122,10 @@ class LatticeQueries(TransformerMixin):
             In the order of `transformations_`; a single column of ones if there are none.
         """
         X = self._queried(X)
+        chart = self._chart(X)
 
         def of_rows(x):
-            log_w, _ = quadrature.joint(self._model, self._atlas, x)
+            log_w, _ = quadrature.joint(self._model, chart, x)
             return posteriors.responsibilities(objectives.log_sum_exp_(log_w, 2))
 
         return self._over_rows(X, of_rows, self._row_bytes(X))
@@ -144,18 +152,19 @@ class LatticeQueries(TransformerMixin):
             Only if `return_std`.
         """
         X = self._queried(X)
+        chart = self._chart(X)
         with own_settings(gradients=False):
             parts = [
-                self._scored(X[start : start + _ROWS_REFINED], return_std)
-                for start in range(0, len(X), _ROWS_REFINED)
+                self._scored(chart, X[start : start + _ROWS_REFINED], return_std)
+                for start in range(0, X.shape[0], _ROWS_REFINED)
             ]
         nats, std = (np.concatenate(part) for part in zip(*parts, strict=True))
         return (checked_finite(nats), std) if return_std else checked_finite(nats)
 
-    def _scored(self, X, return_std):
+    def _scored(self, chart, X, return_std):
         """Scores of rows and their standard errors, which are left at zero where not asked for."""
         rows = self._chunks(X, self._row_bytes(X))
-        nats = quadrature.refined_log_marginal(self._model, self._atlas, rows).numpy()
+        nats = quadrature.refined_log_marginal(self._model, chart, rows).numpy()
         if not return_std:
             return nats, np.zeros_like(nats)
         lattice = torch.from_numpy(self.lattice_)
@@ -199,6 +208,17 @@ class LatticeQueries(TransformerMixin):
         _readouts.check(self)
         return _readouts.n_columns(self.output, self._model.n_components, self._order)
 
+    def _chart(self, X):
+        """The atlas, with what rows with gaps need if there are any in X."""
+        return _data.chart_for(X, self._model.likelihood, self._atlas)
+
+    def _predicted(self, X):
+        chart, points = self._chart(X), torch.from_numpy(self.lattice_)
+        predictions = LatticePredictions(self._model, points.to(self._model.like.device))
+        for x in self._chunks(X, self._row_bytes(X)):
+            found = predictions.over_maps(quadrature.joint(self._model, chart, x)[0], x)
+            yield tuple(part.cpu().numpy() for part in found)
+
     def _row_bytes(self, X):
         """Working memory of a row: that of each of its copies."""
         return self._table_bytes(X, len(self.lattice_)) * self._model.n_copies
@@ -215,9 +235,11 @@ class LatticeQueries(TransformerMixin):
     def _from_table(self, X, function):
         """Apply a function of log weights and points to all rows of X, some at a time."""
 
+        chart = self._chart(X)
+
         def of_rows(x):
-            log_w = quadrature.relative(self._model, self._atlas, x)
-            return function(log_w, self._atlas.points.to(log_w))
+            log_w = quadrature.relative(self._model, chart, x)
+            return function(log_w, chart.points.to(log_w))
 
         return self._over_rows(X, of_rows, self._row_bytes(X))
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from . import _checks
+from . import _blocks, _checks
 from .engine import lattices, likelihoods, models, networks, priors
 from .engine.memory import is_available
 from .engine.randomness import Stream
@@ -69,17 +69,38 @@ def harmonic_order(order, n_components, n_rows):
     return networks.largest_order(n_components, n_harmonics, _HIGHEST_ORDER)
 
 
-def build_likelihood(estimator, n_features, *, tabulated):
-    """Return the observation model that `estimator.likelihood` names or makes, not yet started.
+def kind_of(value):
+    """Return the family that a `likelihood` names or is; None of a factory, which may make any."""
+    if isinstance(value, str):
+        return LIKELIHOODS.get(value, likelihoods.ExponentialFamily)
+    is_family = isinstance(value, type) and issubclass(value, likelihoods.Likelihood)
+    return value if is_family else None
 
-    One that is `tabulated`, over a lattice, has to be an exponential family.
+
+def build_likelihood(estimator, *, tabulated):
+    """Return the observation model of the choices of an estimator, not yet started.
+
+    Parameters
+    ----------
+    estimator : LatentEstimator
+        With its `_choices` and `_columns`.
+    tabulated : bool
+        Whether a lattice needs its table, which an exponential family has.
     """
-    value = estimator.likelihood
-    if not callable(value):
+
+    def make(n_features, value, taken):
+        if callable(value):
+            return _made(value, n_features, tabulated=tabulated)
         family = LIKELIHOODS[value]
-        taken = {name: getattr(estimator, name) for name in family.parameters_taken}
-        return family(n_features, **taken)
-    likelihood = _called("likelihood", value, {"n_features": n_features})
+        own = {name: getattr(estimator, name) for name in family.parameters_taken}
+        return family(n_features, **(own | taken))
+
+    return _blocks.build(estimator._choices, estimator._columns, make)
+
+
+def _made(factory, n_features, *, tabulated):
+    """The likelihood that a factory of one's own makes."""
+    likelihood = _called("likelihood", factory, {"n_features": n_features})
     kind = likelihoods.ExponentialFamily if tabulated else likelihoods.Likelihood
     if not isinstance(likelihood, kind):
         remedy = "Subclass it: a lattice needs its table." if tabulated else "Subclass it."
@@ -97,12 +118,14 @@ def build_likelihood(estimator, n_features, *, tabulated):
 
 def check_data(name, likelihood, X):
     """Raise unless data suit a likelihood, which `name` is the estimator's word for."""
-    for start in range(0, len(X), 4096):
+    for start in range(0, X.shape[0], 4096):
         try:
             likelihood.check(X[start : start + 4096])
         except ValueError as error:
             remedy = "use likelihood='gaussian'"
-            if likelihood.support == (0.0, 1.0):
+            if isinstance(likelihood, likelihoods.Categorical | likelihoods.Mixed):
+                remedy = "Correct X, or fit anew"
+            elif likelihood.support == (0.0, 1.0):
                 remedy = f"Rescale X, as MinMaxScaler(clip=True) does, or {remedy}"
             else:
                 remedy = remedy.capitalize()

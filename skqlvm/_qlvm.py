@@ -5,6 +5,7 @@ import torch
 from . import _checks, _parts, _readouts, _transformations
 from ._estimator import LatentEstimator
 from ._lattice_queries import LatticeQueries
+from ._rows import split
 from .engine import lattices, marginal, models, optimizers, posteriors, quadrature
 
 _TRAINING_BYTES = 2**30
@@ -162,6 +163,7 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         n_points="auto",
         likelihood="gaussian",
         noise_variance="spherical",
+        exposure=None,
         decoder="mlp",
         hidden_layer_sizes=(256, 256),
         harmonic_order="auto",
@@ -186,6 +188,7 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
             n_components,
             likelihood=likelihood,
             noise_variance=noise_variance,
+            exposure=exposure,
             max_iter=max_iter,
             batch_size=batch_size,
             learning_rate=learning_rate,
@@ -234,7 +237,7 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         self._coarse = None
         n_components = int(self.n_components)
         order = _parts.harmonic_order(self.harmonic_order, n_components, n_rows)
-        likelihood = _parts.build_likelihood(self, n_features, tabulated=True)
+        likelihood = _parts.build_likelihood(self, tabulated=True)
         maps = _transformations.build(self, n_features, likelihood)
         decoder = _parts.build_decoder(self, likelihood.n_outputs, order, randomness)
         return models.Model(n_components, _parts.PRIORS["torus"], decoder, likelihood, order, maps)
@@ -258,8 +261,10 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         """Decode the evaluation lattice; warn once if the posteriors of some rows are finer."""
         [points] = _parts.build_lattices(self, "n_points_eval", model)
         [atlas] = quadrature.charts(model, points, factored=True)
-        rows = x.split(max(1, _FINISHED_ROWS // model.n_copies))
-        tables = (quadrature.relative(model, atlas, part) for part in rows)
+        rows = split(x, max(1, _FINISHED_ROWS // model.n_copies))
+        ragged = quadrature.ragged(rows)
+        chart = atlas if ragged is None else atlas.with_normalizers(model.likelihood, ragged)
+        tables = (quadrature.relative(model, chart, part) for part in rows)
         weights = torch.cat([posteriors.responsibilities(table) for table in tables])
         effective = float(posteriors.effective_points(weights).median())
         coarse = len(points) if effective < _FEWEST_EFFECTIVE < len(points) else None

@@ -65,6 +65,11 @@ class Chunks:
             yield as_tensor(self.X[start : start + self.size], self.device)
 
 
+def split(x, size):
+    """Return a tensor in parts of so many rows."""
+    return x.split(size)
+
+
 def as_tensor(X, device):
     """Return an array as a tensor on a device; copied if read-only or of strides torch rejects."""
     return torch.from_numpy(np.require(X, requirements=["C", "A", "W"])).to(device)

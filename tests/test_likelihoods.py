@@ -39,12 +39,43 @@ def reals(e):
     return 2 + torch.linspace(0.5, 3, e.shape[1], dtype=e.dtype) * e
 
 
+def grey(e):
+    return torch.sigmoid(e)
+
+
+def dispersed(e):
+    return (1.5 * e).exp().round()
+
+
+def interval(_, mean):
+    """The torch law by its logit, sought by halving."""
+    low, high = torch.full_like(mean, -700), torch.full_like(mean, 700)
+    for _ in range(99):
+        middle = (low + high) / 2
+        above = continuous_mean(middle) > mean
+        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    return laws.ContinuousBernoulli(logits=low, lims=(0.4999, 0.5001))
+
+
+def continuous_mean(eta):
+    t = eta / 2
+    series = t / 3 - t**3 / 45 + 2 * t**5 / 945
+    return 0.5 + 0.5 * torch.where(t.abs() < 1e-2, series, 1 / t.tanh() - 1 / t)
+
+
+def gamma_poisson(likelihood, mean):
+    size = 1 / likelihood.dispersion().detach()
+    return laws.NegativeBinomial(size.expand_as(mean), logits=(mean / size).log())
+
+
 def normal(likelihood, mean):
     return laws.Normal(mean, likelihood.noise_variance().detach().sqrt().expand_as(mean))
 
 
 FAMILIES = {
     "bernoulli": Family(likelihoods.Bernoulli, coins, lambda _, p: laws.Bernoulli(p)),
+    "continuous_bernoulli": Family(likelihoods.ContinuousBernoulli, grey, interval),
+    "negative_binomial": Family(likelihoods.NegativeBinomial, dispersed, gamma_poisson),
     "spherical": Family(likelihoods.Gaussian, reals, normal),
     "diagonal": Family(lambda d: likelihoods.Gaussian(d, "diagonal"), reals, normal),
     "fixed": Family(lambda d: likelihoods.Gaussian(d, 0.3), reals, normal),
@@ -102,7 +133,9 @@ shapes = given(
 
 
 def test_every_family_of_the_engine_is_held_to_the_contract():
-    assert set(likelihoods.FAMILIES.values()) == {type(f.build(2)) for f in FAMILIES.values()}
+    of_other_widths = {likelihoods.Categorical, likelihoods.Multinomial}  # in test_families.py
+    held = {type(f.build(2)) for f in FAMILIES.values()} | of_other_widths
+    assert set(likelihoods.FAMILIES.values()) == held
     assert all(issubclass(f, likelihoods.Likelihood) for f in likelihoods.FAMILIES.values())
 
 
@@ -140,7 +173,7 @@ def test_table_is_the_exponential_family_of_the_docstring(family, generator):
     assert (eta.shape, normalizer.shape) == ((M, D), (M, D))
     assert (statistics.shape, base.shape) == ((N, D), (N, D))
     terms = likelihood.terms(x)
-    assert terms.mask is None
+    assert terms.weight is None
     assert torch.equal(terms.statistics, statistics)
     close(terms.base, base.sum(1))
     close(likelihood.table(terms, o), (statistics[:, None] * eta).sum(2) - normalizer.sum(1))
@@ -739,11 +772,11 @@ def test_table_is_precise_however_coarse_other_products_are(build, products, gen
     terms = likelihood.terms(x)
     with products:
         found = likelihood.table(terms, o)
-        found_with_gaps = likelihood.table(terms._replace(mask=x > 0), o)
+        found_with_gaps = likelihood.table(terms._replace(weight=(x > 0).to(x)), o)
     assert products.precisions == ["highest"] * 3
     torch.set_float32_matmul_precision("highest")
     assert torch.equal(likelihood.table(terms, o), found)
-    assert torch.equal(likelihood.table(terms._replace(mask=x > 0), o), found_with_gaps)
+    assert torch.equal(likelihood.table(terms._replace(weight=(x > 0).to(x)), o), found_with_gaps)
     torch.set_float32_matmul_precision("medium")
 
 

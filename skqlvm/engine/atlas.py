@@ -9,12 +9,28 @@ from torch import Tensor
 
 from .likelihoods import ExponentialFamily
 from .precision import full_precision
+from .rows import entries, product
 
 _WIDEST_FACTORED = 2048
 """Above so many outputs the decomposition would cost more than it saves."""
 
 _ROUNDING = 3e-7
 """Directions whose singular value is below this fraction of the largest are float32's rounding."""
+
+
+class Normalizers(NamedTuple):
+    """Log-normalisers over a lattice, one by one: what rows with gaps need beside their sum.
+
+    Attributes
+    ----------
+    centered : Tensor of shape (n_points, n_normalizers)
+        ``A_d(eta_d)`` less its mean over the points, in the dtype of the rows.
+    mean : Tensor of shape (n_normalizers,)
+        In float64.
+    """
+
+    centered: Tensor
+    mean: Tensor
 
 
 class Atlas(NamedTuple):
@@ -33,8 +49,12 @@ class Atlas(NamedTuple):
         Orthonormal.
     center : Tensor of shape (n_outputs,)
     bias : Tensor of shape (n_points,)
-        The part of log w that is the same for all rows: the point's log weight in the quadrature
-        less the log-normaliser, ``sum_d A_d(eta_d)``, in nats, float64.
+        The part of log w that is the same for all complete rows: the point's log weight in the
+        quadrature less the log-normaliser, ``sum_d A_d(eta_d)``, in nats, float64.
+    log_weight : Tensor of shape (n_points,)
+        The point's log weight alone.
+    normalizers : Normalizers or None
+        Where rows with gaps are going to ask; see `with_normalizers`.
     """
 
     points: Tensor
@@ -42,17 +62,41 @@ class Atlas(NamedTuple):
     directions: Tensor | None
     center: Tensor
     bias: Tensor
+    log_weight: Tensor
+    normalizers: Normalizers | None = None
 
     @property
     def n_bytes(self) -> int:
         """Memory that the atlas takes."""
-        return sum(part.numel() * part.element_size() for part in self if part is not None)
+        parts = [part for part in self if isinstance(part, Tensor)]
+        return sum(part.numel() * part.element_size() for part in parts)
 
     def cpu(self) -> Atlas:
         """Return the atlas on the processor."""
-        directions = None if self.directions is None else self.directions.cpu()
-        points, coordinates = self.points.cpu(), self.coordinates.cpu()
-        return Atlas(points, coordinates, directions, self.center.cpu(), self.bias.cpu())
+        parts = self._asdict().items()
+        moved = {name: part.cpu() for name, part in parts if isinstance(part, Tensor)}
+        return self._replace(**moved, normalizers=None)
+
+    def with_normalizers(self, likelihood: ExponentialFamily, dtype: torch.dtype) -> Atlas:
+        """Return the atlas with what rows with gaps need, in their dtype.
+
+        Without it, that is computed at every call.
+        """
+        return self._replace(normalizers=self._normalizers_of(likelihood, dtype))
+
+    def _normalizers_of(self, likelihood: ExponentialFamily, dtype: torch.dtype) -> Normalizers:
+        if self.normalizers is not None and self.normalizers.centered.dtype == dtype:
+            return self.normalizers
+        shape = len(self.coordinates), likelihood.n_normalizers
+        values = self.center.new_empty(shape, dtype=dtype)
+        for coordinates, part in zip(self.coordinates.split(512), values.split(512), strict=True):
+            eta = coordinates.to(dtype)
+            if self.directions is not None:
+                with full_precision():
+                    eta = self.center.to(dtype) + eta @ self.directions.to(dtype)
+            part.copy_(likelihood.log_normalizer(eta))
+        mean = values.mean(0, dtype=torch.float64)
+        return Normalizers(values.sub_(mean.to(dtype)), mean)
 
     def along(self, other: Atlas) -> Atlas:
         """Return the atlas in the directions of another one, if it lies in them; else itself.
@@ -68,7 +112,7 @@ class Atlas(NamedTuple):
         distance = (again - self.coordinates).abs().amax()
         if float(distance) > _ROUNDING * len(directions) * float(self.coordinates.abs().amax()):
             return self
-        return Atlas(self.points, coordinates, directions, center, self.bias)
+        return self._replace(coordinates=coordinates, directions=directions, center=center)
 
     def relative(self, likelihood: ExponentialFamily, x: Tensor) -> Tensor:
         """Return log w_ij less `offset`: all that a posterior needs.
@@ -83,11 +127,31 @@ class Atlas(NamedTuple):
         Tensor of shape (n_samples, n_points)
             In the dtype of x; log w_ij is log p(x_i | z_j) and the log weight of the point.
         """
-        statistics = likelihood.statistics(x)
+        statistics, weight = likelihood.sufficient(x)
+        like = entries(x)
         with full_precision():
             if self.directions is not None:
-                statistics = statistics @ self.directions.to(x).T
-            return torch.addmm(self.bias.to(x), statistics, self.coordinates.to(x).T)
+                statistics = product(statistics, self.directions.to(like))
+            if statistics.layout == torch.sparse_csr:
+                table = product(statistics, self.coordinates.to(like)).add_(self.bias.to(like))
+            else:
+                table = torch.addmm(self.bias.to(like), statistics, self.coordinates.to(like).T)
+            return table if weight is None else self._reweighed_(likelihood, table, weight)
+
+    def _reweighed_(self, likelihood: ExponentialFamily, table: Tensor, weight: Tensor) -> Tensor:
+        """Make a table of rows as if complete that of their weights, in place.
+
+        Complete rows are left as they are, bit for bit.
+        """
+        total = (self.log_weight - self.bias).to(table)
+        rows = _reweighed(weight).nonzero()[:, 0]
+        if weight.shape[1] == 1:
+            return table.index_add_(0, rows, (1 - weight[rows]) * total)
+        normalizers = self._normalizers_of(likelihood, table.dtype).centered
+        if len(rows) == len(table):
+            return table.add_(total).addmm_(weight, normalizers.T, alpha=-1)
+        change = torch.addmm(total, weight[rows], normalizers.T, alpha=-1)
+        return table.index_add_(0, rows, change)
 
     def paired(self, likelihood: ExponentialFamily, x: Tensor, index: Tensor) -> Tensor:
         """Return log w_ij less `offset`, as `relative` has it, at points of each row's own.
@@ -102,18 +166,38 @@ class Atlas(NamedTuple):
         -------
         Tensor of shape (n_samples, n_some)
         """
-        statistics = likelihood.statistics(x)
+        statistics, weight = likelihood.sufficient(x)
+        like = entries(x)
         with full_precision():
             if self.directions is not None:
-                statistics = statistics @ self.directions.to(x).T
-            products = self.coordinates[index].to(x) @ statistics[:, :, None]
-        return products[:, :, 0] + self.bias.to(x)[index]
+                statistics = product(statistics, self.directions.to(like))
+            if statistics.layout == torch.sparse_csr:
+                products = _paired(statistics, self.coordinates, index)
+            else:
+                products = (self.coordinates[index].to(like) @ statistics[:, :, None])[:, :, 0]
+        table = products + self.bias.to(like)[index]
+        if weight is None:
+            return table
+        rows = _reweighed(weight).nonzero()[:, 0]
+        total, weight, index = (self.log_weight - self.bias).to(like), weight[rows], index[rows]
+        if weight.shape[1] == 1:
+            return table.index_add_(0, rows, (1 - weight) * total[index])
+        normalizers = self._normalizers_of(likelihood, table.dtype).centered
+        change = total[index] - (normalizers[index] @ weight[:, :, None])[:, :, 0]
+        return table.index_add_(0, rows, change)
 
     def offset(self, likelihood: ExponentialFamily, x: Tensor) -> Tensor:
         """Return the part of log w_ij that is the same at all points, in nats: x (n, d) -> (n,)."""
         terms = likelihood.terms(x)
+        weight, center = terms.weight, self.center.to(entries(x))
         with full_precision():
-            return terms.statistics @ self.center.to(x) + terms.base
+            if terms.statistics.layout == torch.sparse_csr:
+                return product(terms.statistics, center[None])[:, 0] + terms.base
+            offset = terms.statistics @ center + terms.base
+            if weight is None or weight.shape[1] == 1:
+                return offset
+            mean = self._normalizers_of(likelihood, offset.dtype).mean
+            return torch.where(_reweighed(weight), offset - weight @ mean.to(offset), offset)
 
     def table(self, likelihood: ExponentialFamily, x: Tensor) -> Tensor:
         """Return log w_ij in nats, in the dtype of x: x (n, d) -> (n, m)."""
@@ -143,11 +227,27 @@ def chart(
     """
     eta = likelihood.natural(outputs)
     parts = [likelihood.total_log_normalizer(part.double()) for part in eta.split(512)]
-    points = points.to(eta.device)
-    bias = log_weight.to(eta.device).double() - torch.cat(parts)
+    points, log_weight = points.to(eta.device), log_weight.to(eta.device).double()
+    bias = log_weight - torch.cat(parts)
     whole = (eta.new_zeros(eta.shape[1]), eta, None)
     center, coordinates, directions = _factored(eta) if factored else whole
-    return Atlas(points, coordinates, directions, center, bias)
+    return Atlas(points, coordinates, directions, center, bias, log_weight)
+
+
+def _reweighed(weight: Tensor) -> Tensor:
+    """Which rows do not have each log-normaliser once, (n,), bool."""
+    return (weight != 1).any(1)
+
+
+def _paired(x: Tensor, coordinates: Tensor, index: Tensor) -> Tensor:
+    """The products of sparse rows x with coordinates of their own points, (n, n_some)."""
+    counts, values = x.crow_indices().diff(), x.values()
+    row = torch.arange(len(counts), device=index.device).repeat_interleave(counts)
+    result = values.new_zeros(index.shape)
+    for some in torch.arange(len(row), device=index.device).split(2**16):
+        their = coordinates[index[row[some]], x.col_indices()[some, None]].to(values)
+        result.index_add_(0, row[some], values[some, None] * their)
+    return result
 
 
 def _factored(eta: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:

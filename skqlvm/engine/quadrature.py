@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import atlas, lattices, objectives
 from .models import Model
+from .rows import chosen, gaps
 from .transformations import copied
 
 N_SHIFTS = 8
@@ -55,9 +56,16 @@ def nested_points(n_components: int, n_points: int) -> Tensor:
 
 
 def charts(
-    model: Model, u: Tensor, *, factored: bool = False, n_at_once: int | None = None
+    model: Model,
+    u: Tensor,
+    *,
+    factored: bool = False,
+    n_at_once: int | None = None,
+    ragged: torch.dtype | None = None,
 ) -> Iterator[atlas.Atlas]:
     """Decode points u (m, k) of the cube, all or some at a time.
+
+    For rows with gaps, `ragged` is their dtype.
 
     Raises
     ------
@@ -69,7 +77,13 @@ def charts(
         outputs = model.outputs(z)
         if not bool(outputs.isfinite().all()):
             raise FloatingPointError("the decoder's output is not finite")
-        yield atlas.chart(model.likelihood, outputs, z, log_weight, factored=factored)
+        chart = atlas.chart(model.likelihood, outputs, z, log_weight, factored=factored)
+        yield chart if ragged is None else chart.with_normalizers(model.likelihood, ragged)
+
+
+def ragged(rows: Iterable[Tensor]) -> torch.dtype | None:
+    """Return the dtype of rows some of which have gaps; None if none has."""
+    return next((x.dtype for x in rows if gaps(x) is not None), None)
 
 
 def log_marginal(model: Model, maps: Iterable[atlas.Atlas], rows: Iterable[Tensor]) -> Tensor:
@@ -125,10 +139,11 @@ def refined_log_marginal(
     used, where = torch.cat([part.points.flatten() for part in parts]).unique(return_inverse=True)
     places = where.split([part.points.numel() for part in parts])
     for shift in lattices.subdivision(chart.points)[1:] if len(used) else ():
-        [moved] = charts(model, lattices.shifted(chart.points[used], shift))
+        kind = None if chart.normalizers is None else chart.normalizers.centered.dtype
+        [moved] = charts(model, lattices.shifted(chart.points[used], shift), ragged=kind)
         moved = moved.along(chart) if len(where) > 2 * len(used) else moved
         for i, (part, x) in enumerate(zip(parts, rows, strict=True)):
-            copies = _copies(model, x)[part.narrow]
+            copies = chosen(_copies(model, x), part.narrow)
             log_w = moved.paired(model.likelihood, copies, places[i].view_as(cells[i]))
             log_w += _offset_but_base(model, moved, copies)
             cells[i] = torch.logaddexp(cells[i], log_w)
@@ -203,7 +218,7 @@ def joint(model: Model, chart: atlas.Atlas, x: Tensor) -> tuple[Tensor, Tensor]:
     if maps is None:
         return chart.relative(likelihood, x)[:, None], chart.offset(likelihood, x)
     copies = maps.copies(x)
-    log_weight, offset = maps.log_weight(chart.offset(likelihood, copies))
+    log_weight, offset = maps.log_weight(chart.offset(likelihood, copies), x)
     log_w = chart.relative(likelihood, copies).unflatten(0, log_weight.shape)
     return log_w.add_(log_weight[:, :, None]), offset
 
@@ -248,10 +263,11 @@ def standard_error(
     """
     generator = torch.Generator().manual_seed(0)
     pays = sum(map(len, rows)) > 2 * model.likelihood.n_outputs
+    kind = ragged(rows)
     nats: list[Tensor] = []
     for _ in range(N_SHIFTS):
         moved = lattices.shifted(u, lattices.random_shift(u.shape[1], generator))
-        maps = charts(model, moved, factored=pays, n_at_once=n_at_once)
+        maps = charts(model, moved, factored=pays, n_at_once=n_at_once, ragged=kind)
         if refined:
             nats.extend(refined_log_marginal(model, chart, rows) for chart in maps)
         else:
@@ -283,4 +299,5 @@ def settle(
 
 
 def _over(model: Model, x: Tensor, u: Tensor) -> Tensor:
-    return log_marginal(model, charts(model, u, n_at_once=model.n_decoded), [x])
+    maps = charts(model, u, n_at_once=model.n_decoded, ragged=ragged([x]))
+    return log_marginal(model, maps, [x])
