@@ -7,8 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from skqlvm.engine import lattices, likelihoods, marginal, models, networks, objectives, priors
-from skqlvm.engine.models import Batch
+from skqlvm.engine import (
+    conditions,
+    lattices,
+    likelihoods,
+    marginal,
+    models,
+    networks,
+    objectives,
+    priors,
+)
 
 DECODERS = {
     "mlp": lambda generator: networks.MLPDecoder(2, 12, (8,), 3, generator=generator),
@@ -154,11 +162,11 @@ def test_training_goes_over_the_coarse_lattice_first_and_is_compared_on_the_fine
     for progress, lattice in ((0.0, 0), (0.39, 0), (0.4, 1), (1.0, 1)):
         model.progress = progress
         shift = lattices.random_shift(2, torch.Generator().manual_seed(3))
-        found = bound(Batch(x), torch.Generator().manual_seed(3))
+        found = bound(x, torch.Generator().manual_seed(3))
         assert torch.equal(found, alone[lattice](x, shift))
-        torch.testing.assert_close(bound(Batch(x), None), alone[1](x))
+        torch.testing.assert_close(bound(x, None), alone[1](x))
     single = marginal.TrainingBound(model, points[:1], x, **settings)
-    torch.testing.assert_close(single(Batch(x), None), alone[0](x))
+    torch.testing.assert_close(single(x, None), alone[0](x))
 
 
 def test_decoder_without_a_basis_gets_points(generator):
@@ -172,21 +180,26 @@ def test_decoder_without_a_basis_gets_points(generator):
 def test_rows_of_a_group_have_the_bound_and_gradient_of_its_decoder(spared, generator):
     """As if each group had a model of its own; rows come in any order, and groups may be absent."""
     x, plain = modelled(generator, likelihoods.Bernoulli)
-    decoder = networks.MLPDecoder(2, 12, (16,), 3, generator=generator, n_conditions=2).double()
-    conditions = torch.randn(4, 2, dtype=torch.float64, generator=generator)
-    model = models.Model(2, priors.UniformTorus(), decoder, plain.likelihood, conditions=conditions)
-    points, group = lattices.lattice(2, 55), torch.tensor([2, 0, 0, 3, 2, 0, 3, 3, 0])
+    decoder = networks.MLPDecoder(2, 12, (16,), 3, generator=generator, n_conditions=1).double()
+    values = torch.tensor([[3.0], [-1.0], [0.5], [9.0]])
+    mean, one = torch.zeros(1), torch.ones(1)
+    told = conditions.Conditions([12], [None], mean, one, values, torch.full((4,), 0.25))
+    group = torch.tensor([2, 0, 0, 3, 2, 0, 3, 3, 0])
+    blocks = [(range(12), plain.likelihood), ([12], likelihoods.Told(1))]
+    likelihood = likelihoods.Mixed([likelihoods.Block(*block) for block in blocks])
+    model = models.Model(2, priors.UniformTorus(), decoder, likelihood, conditions=told)
+    x = torch.cat([x, values[group].double()], 1)
+    points = lattices.lattice(2, 55)
     bound = marginal.LatticeBound(model, points, x, n_bytes=2**30, spared=spared)
     shift = lattices.random_shift(2, generator)
     terms, z = model.likelihood.terms(x), lattices.shifted(points, shift)
     tables = [model.table(terms, z, number) for number in range(4)]
     exact = torch.stack([objectives.log_mean_exp(tables[g])[i] for i, g in enumerate(group)])
     (value, found), (expected, gradient) = (
-        with_gradient(nats, model) for nats in (bound(x, shift, group), exact + terms.base)
+        with_gradient(nats, model) for nats in (bound(x, shift), exact + terms.base)
     )
     torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
     for a, b in zip(found, gradient, strict=True):
         assert (a - b).norm() <= 1e-6 * b.norm()
-    settings = {"n_bytes": 2**30, "spared": spared}
-    training = marginal.TrainingBound(model, [points], x, **settings)
-    torch.testing.assert_close(training(Batch(x, group=group), None), bound(x, group=group))
+    training = marginal.TrainingBound(model, [points], x, n_bytes=2**30, spared=spared)
+    torch.testing.assert_close(training(x, None), bound(x))

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from . import lattices, objectives, torus
+from .conditions import by_group
 from .likelihoods import Terms
 from .memory import affordable_points
-from .models import Batch, Model
+from .models import Model
 from .networks import ConvDecoder, MLPDecoder, TorusBasis
 from .transformations import Copies, copied
 
@@ -136,28 +137,23 @@ class LatticeBound:
         chooses = self.n_copies < model.n_copies
         self.coarse = shifted_lattice(model.decoder, coarse) if chooses else None
         copies = copied(model.transformations, model.likelihood, x)
-        condition = None if model.conditions is None else model.conditions[0]
+        condition = None if model.conditions is None else model.conditions.vectors[0]
         table = self._table(copies.terms, self.lattice.decode(self.unmoved, condition))
         self.n_at_once = affordable_points(table, self.lattice.rows, n_bytes)
 
-    def __call__(
-        self, x: Tensor, shift: Tensor | None = None, group: Tensor | None = None
-    ) -> Tensor:
+    def __call__(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
         """Return the bound of rows x (n, d), in nats, (n,); without a shift the lattice's own.
 
-        Where the model has conditions, `group` (n,) has the number of each row's. The lattice is
-        decoded for each of those that occur.
+        Where the model has conditions, the lattice is decoded for each group that occurs.
         """
         shift, conditions = self.unmoved if shift is None else shift, self.model.conditions
-        if conditions is None or group is None:
+        if conditions is None:
             return self._bound(x, shift, None)
-        numbers, where = group.unique(return_inverse=True)
-        rows = [(where == i).nonzero()[:, 0] for i in range(len(numbers))]
-        parts = [
-            self._bound(x[row], shift, conditions[number])
-            for number, row in zip(numbers, rows, strict=True)
-        ]
-        return torch.cat(parts)[torch.cat(rows).argsort()]
+
+        def of_group(number: int, rows: Tensor) -> Tensor:
+            return self._bound(x[rows], shift, conditions.vectors[number])
+
+        return by_group(conditions, x, of_group)
 
     def _bound(self, x: Tensor, shift: Tensor, condition: Tensor | None) -> Tensor:
         """The bound of rows under one condition."""
@@ -225,11 +221,10 @@ class TrainingBound:
         """Points that may be decoded at once with a graph."""
         return self.fine.n_at_once
 
-    def __call__(self, batch: Batch, generator: torch.Generator | None) -> Tensor:
-        """Return the bound of rows (n,) under a random shift, or without a generator none."""
+    def __call__(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return the bound of rows x (n, d) under a random shift, or without a generator none."""
         if generator is None:
-            n_rows = max(1, len(batch.x) // self.model.n_copies)
-            return torch.cat([self.fine(part.x, group=part.group) for part in batch.split(n_rows)])
+            n_rows = max(1, len(x) // self.model.n_copies)
+            return torch.cat([self.fine(some) for some in x.split(n_rows)])
         bound = self.coarse if self.model.progress < _FINE else self.fine
-        shift = lattices.random_shift(self.model.n_components, generator)
-        return bound(batch.x, shift, batch.group)
+        return bound(x, lattices.random_shift(self.model.n_components, generator))

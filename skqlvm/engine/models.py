@@ -5,7 +5,6 @@ x -> [proposal] -> z -> [decoder] -> outputs -> [likelihood] -> log_w -> [object
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,10 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from . import networks
+from .conditions import Conditions
 from .likelihoods import ExponentialFamily, Terms
 from .priors import Prior
 from .proposals import Proposal, proposal
 from .transformations import Transformations
+
+Group = Tensor | int | None
+"""Which group of rows points are decoded for; None without conditions."""
 
 
 @dataclass(frozen=True)
@@ -30,21 +33,11 @@ class Batch:
         Which rows of the training data these are.
     weight : Tensor of shape (n_samples,), or None
         How often each row counts; None is once.
-    group : Tensor of shape (n_samples,), int64, or None
-        Which of the model's conditions each row was observed under.
     """
 
     x: Tensor
     index: Tensor | None = None
     weight: Tensor | None = None
-    group: Tensor | None = None
-
-    def split(self, n_rows: int) -> Iterator[Batch]:
-        """Yield consecutive rows, so many at a time."""
-        for start in range(0, len(self.x), n_rows):
-            part = slice(start, start + n_rows)
-            rest = (self.index, self.weight, self.group)
-            yield Batch(self.x[part], *(None if v is None else v[part] for v in rest))
 
 
 class Draws(NamedTuple):
@@ -90,8 +83,9 @@ class Model(nn.Module):
         Highest order of harmonics that suit the data, of the decoder and of moments.
     transformations : Transformations, optional
         Maps of rows that do not matter: p(x | z) is of a row that one of them has been applied to.
-    conditions : Tensor of shape (n_groups, n_conditions), optional
-        What the decoder is told beside a point, of which rows of one group have the same.
+    conditions : Conditions, optional
+        What the decoder is told of a row beside a point. Points are decoded for a `group` of rows
+        then: a number, the same for all points, or a tensor of one each.
 
     Attributes
     ----------
@@ -103,7 +97,6 @@ class Model(nn.Module):
 
     n_decoded = 4096
     progress = 1.0
-    conditions: Tensor | None
 
     def __init__(
         self,
@@ -113,14 +106,14 @@ class Model(nn.Module):
         likelihood: ExponentialFamily,
         harmonic_order: int | None = None,
         transformations: Transformations | None = None,
-        conditions: Tensor | None = None,
+        conditions: Conditions | None = None,
     ) -> None:
         super().__init__()
         self.n_components, self.prior = n_components, prior
         self.decoder, self.likelihood = decoder, likelihood
         self.harmonic_order = harmonic_order
         self.transformations = transformations
-        self.register_buffer("conditions", conditions)
+        self.conditions = conditions
 
     @property
     def n_copies(self) -> int:
@@ -142,24 +135,20 @@ class Model(nn.Module):
         networks.allow_bfloat16(self, allowed)
         self.likelihood.rounds = allowed
 
-    def told(self, z: Tensor, group: Tensor | int | None) -> Tensor:
-        """Return points with what the decoder is told beside them, (..., k + n_conditions).
+    def groups(self, x: Tensor) -> Tensor | None:
+        """Return the group of each row x (n, d), (n,), int64; None without conditions."""
+        return None if self.conditions is None else self.conditions.groups(x)
 
-        Parameters
-        ----------
-        z : Tensor of shape (n_samples, ..., n_components)
-        group : int or Tensor of shape (n_samples,), int64
-            The number of the condition, the same at all points or one a row; no matter without
-            conditions.
-        """
+    def told(self, z: Tensor, group: Group) -> Tensor:
+        """Return points (n, ..., k) with what is told of their groups, (n, ..., k + n_numbers)."""
         if self.conditions is None:
             return z
-        condition = self.conditions[group].to(z)
+        condition = self.conditions.vectors[group].to(z)
         while 1 < condition.ndim < z.ndim:
             condition = condition.unsqueeze(1)
         return torch.cat([z, condition.expand(*z.shape[:-1], -1)], -1)
 
-    def outputs(self, z: Tensor, group: Tensor | int | None = None) -> Tensor:
+    def outputs(self, z: Tensor, group: Group = None) -> Tensor:
         """Decode points of any dtype, (..., k) -> (..., n_outputs), in parts that fit in memory."""
         z = self.told(z, group)
         parts = z.to(self.like).flatten(0, -2).split(self.n_decoded)
@@ -171,9 +160,9 @@ class Model(nn.Module):
         """Return log p(x_i | z_j) less the base of row i, (n, m), for points z (m, k)."""
         return self.likelihood.table(terms, self.outputs(z, group))
 
-    def mean(self, z: Tensor, group: Tensor | int | None = None) -> Tensor:
+    def mean(self, z: Tensor, group: Group = None) -> Tensor:
         """Return E[x | z] in the dtype of z, (m, k) -> (m, n_features), of a group or one each."""
-        return self.likelihood.mean(self.outputs(z, group).to(z.dtype))
+        return self._filled(self.likelihood.mean(self.outputs(z, group).to(z.dtype)), group)
 
     def sample(
         self,
@@ -181,7 +170,7 @@ class Model(nn.Module):
         generator: torch.Generator,
         *,
         noise: bool = True,
-        group: Tensor | int | None = None,
+        group: Group = None,
     ) -> Tensor:
         """Draw rows at the points that u (m, k) of the unit cube are for the prior.
 
@@ -193,12 +182,18 @@ class Model(nn.Module):
         """
         z = self.prior.quantile(u)
         if noise:
-            x = self.likelihood.sample(self.outputs(z, group).to(z.dtype), generator)
+            outputs = self.outputs(z, group).to(z.dtype)
+            x = self._filled(self.likelihood.sample(outputs, generator), group)
         else:
             x = self.mean(z, group)
         if self.transformations is None:
             return x
         return self.transformations.undone(x, self.transformations.drawn(len(x), generator))
+
+    def _filled(self, x: Tensor, group: Group) -> Tensor:
+        if self.conditions is None or group is None:
+            return x
+        return self.conditions.fill(x, group)
 
 
 class EncoderModel(Model):
@@ -209,8 +204,8 @@ class EncoderModel(Model):
     n_components, prior, decoder, likelihood
         As for `Model`.
     encoder : Module
-        From the likelihood's inputs (n, d), and the conditions that follow them, to the numbers
-        that shape a proposal.
+        From the likelihood's inputs (n, d), and what is told of the rows behind them, to the
+        numbers that shape a proposal.
     covariance_type : {"diagonal", "low_rank", "full"}
         Family of the proposals; see `proposals.FAMILIES`.
     wrapped : bool
@@ -228,7 +223,7 @@ class EncoderModel(Model):
         covariance_type: str,
         wrapped: bool,
         harmonic_order: int | None = None,
-        conditions: Tensor | None = None,
+        conditions: Conditions | None = None,
     ) -> None:
         super().__init__(
             n_components, prior, decoder, likelihood, harmonic_order, conditions=conditions
@@ -236,13 +231,13 @@ class EncoderModel(Model):
         self.encoder = encoder
         self.covariance_type, self.wrapped = covariance_type, wrapped
 
-    def propose(self, x: Tensor, group: Tensor | int | None = None) -> Proposal:
-        """Return q(z | x) for rows x (n, d), each under the condition of its group.
+    def propose(self, x: Tensor) -> Proposal:
+        """Return q(z | x) for rows x (n, d).
 
         While training, in the precision of the encoder; else in that of x, so that a row's
         coordinates are the same alone and among others.
         """
-        inputs = self.told(self.likelihood.inputs(x), group)
+        inputs = self.told(self.likelihood.inputs(x), self.groups(x))
         if self.training:
             outputs = self.encoder(inputs.to(next(self.encoder.parameters())))
         else:
@@ -256,7 +251,6 @@ class EncoderModel(Model):
         generator: torch.Generator,
         *,
         shared: bool = False,
-        group: Tensor | int | None = None,
     ) -> Draws:
         """Propose points for rows x (n, d) and decode them.
 
@@ -269,10 +263,8 @@ class EncoderModel(Model):
             On the processor, so that every device sees the same noise.
         shared : bool
             Whether all rows have the same noise, so that each is scored for itself.
-        group : int or Tensor of shape (n_samples,), int64, optional
-            Which condition a row was observed under.
         """
-        q, terms = self.propose(x, group), self.likelihood.terms(x)
+        q, terms, group = self.propose(x), self.likelihood.terms(x), self.groups(x)
         if n_draws == 0:
             z = q.loc[:, None]
         else:

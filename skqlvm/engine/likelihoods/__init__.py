@@ -4,7 +4,7 @@ from .categories import Bernoulli, Categorical
 from .continuous import ContinuousBernoulli, Gaussian
 from .contract import ExponentialFamily, Likelihood, Terms
 from .counts import Multinomial, NegativeBinomial, Poisson
-from .mixed import Block, Mixed
+from .mixed import Block, Mixed, Told
 
 FAMILIES: dict[str, type[ExponentialFamily]] = {
     "bernoulli": Bernoulli,
@@ -31,4 +31,5 @@ __all__ = [
     "NegativeBinomial",
     "Poisson",
     "Terms",
+    "Told",
 ]

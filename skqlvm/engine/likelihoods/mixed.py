@@ -26,6 +26,52 @@ class Block(NamedTuple):
     family: ExponentialFamily
 
 
+class Told(ExponentialFamily):
+    """Columns that are told and not modelled: they say nothing of z, and nothing is said of them.
+
+    What stands for them in means and draws is 0; who knows the condition fills it in.
+    """
+
+    @property
+    def n_outputs(self) -> int:
+        return 0
+
+    @property
+    def n_normalizers(self) -> int:
+        return 0
+
+    @property
+    def n_inputs(self) -> int:
+        return 0
+
+    def statistics(self, x: Tensor) -> Tensor:
+        return x[:, :0]
+
+    def spread(self, mask: Tensor) -> Tensor:
+        return mask[:, :0]
+
+    def weight(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
+        return None
+
+    def inputs(self, x: Tensor) -> Tensor:
+        return x[:, :0]
+
+    def natural(self, outputs: Tensor) -> Tensor:
+        return outputs
+
+    def log_normalizer(self, eta: Tensor) -> Tensor:
+        return eta
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        return outputs.new_zeros(*outputs.shape[:-1], self.n_features)
+
+    def variance(self, outputs: Tensor) -> Tensor:
+        return self.mean(outputs)
+
+    def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        return self.mean(outputs)
+
+
 class Mixed(ExponentialFamily):
     """Blocks of columns, each with a family of its own, which z makes independent.
 
