@@ -141,21 +141,27 @@ class LatticeBound:
         table = self._table(copies.terms, self.lattice.decode(self.unmoved, condition))
         self.n_at_once = affordable_points(table, self.lattice.rows, n_bytes)
 
-    def __call__(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, x: Tensor, shift: Tensor | None = None, weight: Tensor | None = None
+    ) -> Tensor:
         """Return the bound of rows x (n, d), in nats, (n,); without a shift the lattice's own.
 
-        Where the model has conditions, the lattice is decoded for each group that occurs.
+        The weights (n,) of rows say which points the gradient goes through. Where the model has
+        conditions, the lattice is decoded for each group that occurs.
         """
         shift, conditions = self.unmoved if shift is None else shift, self.model.conditions
         if conditions is None:
-            return self._bound(x, shift, None)
+            return self._bound(x, shift, weight, None)
 
         def of_group(number: int, rows: Tensor) -> Tensor:
-            return self._bound(x[rows], shift, conditions.vectors[number])
+            own = None if weight is None else weight[rows]
+            return self._bound(x[rows], shift, own, conditions.vectors[number])
 
         return by_group(conditions, x, of_group)
 
-    def _bound(self, x: Tensor, shift: Tensor, condition: Tensor | None) -> Tensor:
+    def _bound(
+        self, x: Tensor, shift: Tensor, weight: Tensor | None, condition: Tensor | None
+    ) -> Tensor:
         """The bound of rows under one condition."""
         copies, decode = self._copies(x, shift, condition), self.lattice.decode(shift, condition)
         terms = copies.terms
@@ -166,6 +172,7 @@ class LatticeBound:
             spared=self.spared,
             expected=lambda rows, r: self.model.likelihood.expected(terms, decode(rows), r),
             log_copies=copies.log_weight,
+            row_weight=weight,
         )
         return bound + copies.base
 
@@ -221,10 +228,15 @@ class TrainingBound:
         """Points that may be decoded at once with a graph."""
         return self.fine.n_at_once
 
-    def __call__(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Return the bound of rows x (n, d) under a random shift, or without a generator none."""
+    def __call__(
+        self, x: Tensor, generator: torch.Generator | None, weight: Tensor | None = None
+    ) -> Tensor:
+        """Return the bound of rows x (n, d), some weighted, under a random shift.
+
+        Without a generator there is none.
+        """
         if generator is None:
             n_rows = max(1, len(x) // self.model.n_copies)
             return torch.cat([self.fine(some) for some in x.split(n_rows)])
         bound = self.coarse if self.model.progress < _FINE else self.fine
-        return bound(x, lattices.random_shift(self.model.n_components, generator))
+        return bound(x, lattices.random_shift(self.model.n_components, generator), weight)
