@@ -11,6 +11,9 @@ from .engine import likelihoods
 NAMES = (*likelihoods.FAMILIES, "auto")
 """What `likelihood` may be called."""
 
+ALSO = (" or a callable", ", a dict of columns, or a callable")
+"""What else a value of a dict may be, and the parameter itself."""
+
 COUNTS = ("negative_binomial", "poisson")
 """Families that may have an exposure."""
 

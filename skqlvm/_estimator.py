@@ -230,7 +230,7 @@ class LatentEstimator(
         _checks.check_option("matmul_precision", self.matmul_precision, PRECISIONS)
         _checks.check_flag("warm_start", self.warm_start)
         for name, value in _blocks.named(self.likelihood):
-            _parts.check_choice(name, value, _blocks.NAMES)
+            _parts.check_choice(name, value, _blocks.NAMES, _blocks.ALSO[name == "likelihood"])
         _blocks.check_exposure(self.exposure)
         _checks.check_noise_variance(self.noise_variance)
 
