@@ -1,10 +1,12 @@
 """Data as they come: what is checked before a fit or a query, gaps, and tables like those given."""
 
+from numbers import Real
+
 import numpy as np
 import torch
 from scipy.sparse import issparse
 from sklearn import get_config
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_array, validate_data
 
 from . import _checks, _parts
 from .engine.precision import own_settings
@@ -33,6 +35,43 @@ def validated(estimator, X, *, reset):
         ensure_all_finite="allow-nan" if kind is None or kind.allows_missing else True,
         ensure_min_samples=2 if reset else 1,
     )
+
+
+def weighted(X, sample_weight, n_needed=1):
+    """Return the rows that count, and how often, (n,), float64; None is once each.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the weights are no numbers, one a row, that are not negative.
+    """
+    if sample_weight is None:
+        return X, None
+    n_rows = X.shape[0]
+    if isinstance(sample_weight, Real):
+        sample_weight = np.full(n_rows, sample_weight)
+    weight = check_array(
+        sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight", copy=True
+    )
+    if weight.shape != (n_rows,):
+        raise ValueError(
+            f"sample_weight expects a number for each of the {n_rows} rows, but got shape "
+            f"{weight.shape}."
+        )
+    if (weight < 0).any():
+        raise ValueError(
+            f"sample_weight expects numbers of at least 0, but got {weight.min():g}. Leave rows "
+            "out by a weight of 0."
+        )
+    counted = weight > 0
+    if counted.sum() < n_needed:
+        raise ValueError(
+            f"sample_weight expects at least {n_needed} rows of positive weight, but all but "
+            f"{counted.sum()} of {n_rows} sample(s) weigh zero."
+        )
+    if not counted.all():
+        X, weight = X[counted], weight[counted]
+    return X, None if (weight == 1).all() else weight
 
 
 def without_na(X):

@@ -88,7 +88,7 @@ class LatentEstimator(
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X, y=None):
+    def fit(self, X, y=None, sample_weight=None):
         """Fit the model to X.
 
         An interrupted first fit keeps the best weights so far, and KeyboardInterrupt is raised; so
@@ -98,8 +98,10 @@ class LatentEstimator(
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            May be a memory map; only batches of it are read at a time.
+            May be a memory map; only batches of it are read at a time. What is missing is NaN.
         y : ignored
+        sample_weight : array-like of shape (n_samples,), optional
+            How often each row counts, as if it came as often. Rows of weight 0 are left out.
 
         Returns
         -------
@@ -118,7 +120,8 @@ class LatentEstimator(
         with self._fitting():
             anew = first or not self.warm_start
             X = self._validated(X, reset=anew)
-            fit = _fitting.Fit.of(self, X, self.validation_fraction)
+            X, weight = _data.weighted(X, sample_weight, 2 if anew else 1)
+            fit = _fitting.Fit.of(self, X, self.validation_fraction, weight)
             model, state = self._model_for(X, fit, anew=anew), training.State()
             stopped = _fitting.train(
                 self,
@@ -142,7 +145,7 @@ class LatentEstimator(
             raise stopped
         return self
 
-    def partial_fit(self, X, y=None):
+    def partial_fit(self, X, y=None, sample_weight=None):
         """Make one pass over X, at a constant step size of a quarter of `learning_rate`.
 
         It starts from the weights there are. Location and scale of the likelihood stay those of the
@@ -152,6 +155,8 @@ class LatentEstimator(
         ----------
         X : array-like of shape (n_samples, n_features)
         y : ignored
+        sample_weight : array-like of shape (n_samples,), optional
+            As for `fit`.
 
         Returns
         -------
@@ -160,7 +165,8 @@ class LatentEstimator(
         with self._fitting():
             anew = not self.__sklearn_is_fitted__()
             X = self._validated(X, reset=anew)
-            fit, state = _fitting.Fit.of(self, X, 0.0), self._state_to_continue()
+            X, weight = _data.weighted(X, sample_weight, 2 if anew else 1)
+            fit, state = _fitting.Fit.of(self, X, 0.0, weight), self._state_to_continue()
             model, n_before = self._model_for(X, fit, anew=anew), state.step
             stopped = _fitting.train(
                 self,
@@ -176,7 +182,7 @@ class LatentEstimator(
             raise stopped
         return self
 
-    def fit_transform(self, X, y=None):
+    def fit_transform(self, X, y=None, sample_weight=None):
         """Fit the model to X, and return what `transform` returns for it.
 
         The coordinates are kept as `embedding_`, as manifold estimators have it.
@@ -185,12 +191,14 @@ class LatentEstimator(
         ----------
         X : array-like of shape (n_samples, n_features)
         y : ignored
+        sample_weight : array-like of shape (n_samples,), optional
+            As for `fit`.
 
         Returns
         -------
         ndarray of shape (n_samples, n_columns)
         """
-        embedding = self.fit(X).transform(X)
+        embedding = self.fit(X, sample_weight=sample_weight).transform(X)
         self.embedding_ = np.asarray(embedding)
         return embedding
 
@@ -229,9 +237,7 @@ class LatentEstimator(
             _checks.check_integer("n_iter_no_change", self.n_iter_no_change)
         _checks.check_option("matmul_precision", self.matmul_precision, PRECISIONS)
         _checks.check_flag("warm_start", self.warm_start)
-        for name, value in _blocks.named(self.likelihood):
-            _parts.check_choice(name, value, _blocks.NAMES, _blocks.ALSO[name == "likelihood"])
-        _blocks.check_exposure(self.exposure)
+        _blocks.check(self.likelihood, self.exposure, _parts.check_choice)
         _checks.check_noise_variance(self.noise_variance)
 
     def _validated(self, X, *, reset):
@@ -263,7 +269,7 @@ class LatentEstimator(
         if anew:
             self._built_with = self._architecture()
             self._choices = _blocks.choose(self, X, self._columns)
-            model = self._build(X.shape[1], len(X), fit.randomness)
+            model = self._build(X.shape[1], X.shape[0], fit.randomness)
             del self._choices
         else:
             _checks.check_unchanged(self._built_with, self._architecture())
@@ -271,7 +277,7 @@ class LatentEstimator(
         _data.check(self.likelihood, model.likelihood, X)
         if anew:
             _data.check_columns_there(self, X)
-            model.likelihood.start(fit.to_start(_LARGEST_START).cpu())
+            fit.start(model.likelihood, _LARGEST_START)
         else:
             model.open(1.0)
         return model
@@ -319,15 +325,6 @@ class LatentEstimator(
         result = np.concatenate(parts)
         return checked_finite(result, name) if finite else result
 
-    def _rescaled(self, means, X):
-        """Means of rows of median exposure as those of the rows of X."""
-        if not self.likelihood_.rescales:
-            return means
-        pairs = zip(self._chunks(means), self._chunks(X), strict=True)
-        with own_settings(gradients=False):
-            parts = [self.likelihood_.rescaled(mean, x).cpu().numpy() for mean, x in pairs]
-        return np.concatenate(parts)
-
     def _chunks(self, X, row_bytes=None):
         row_bytes = 16 * self.n_features_in_ if row_bytes is None else row_bytes
         return Chunks(X, self._model.like.device, max(1, _CHUNK_BYTES // row_bytes))
@@ -373,19 +370,22 @@ class LatentEstimator(
         drawn = self._over_rows(u, lambda u: self._model.sample(u, generator, noise=bool(noise)))
         return drawn.astype(self._fit_dtype)
 
-    def score(self, X, y=None):
+    def score(self, X, y=None, sample_weight=None):
         """Return the mean of `score_samples` over the rows of X, in nats.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
         y : ignored
+        sample_weight : array-like of shape (n_samples,), optional
+            How often each row counts.
 
         Returns
         -------
         float
         """
-        return float(np.mean(self.score_samples(X), dtype=np.float64))
+        nats, weight = _data.weighted(self.score_samples(X), sample_weight)
+        return float(np.average(nats.astype(np.float64, copy=False), weights=weight))
 
 
 def _is_of_a_fit(name):

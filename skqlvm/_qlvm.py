@@ -252,7 +252,7 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
             n_copies=_transformations.n_trained(model.n_copies),
         )
         model.n_decoded = min(models.Model.n_decoded, bound.n_at_once)
-        return lambda batch, generator: bound(batch.x, generator)
+        return lambda batch, generator: bound(batch.x, generator, batch.weight)
 
     def _finish(self, model, x):
         """Decode the evaluation lattice; warn once if the posteriors of some rows are finer."""

@@ -17,22 +17,26 @@ class Rows:
     ----------
     X : ndarray of shape (n_samples, n_features)
     device : torch.device
+    weight : ndarray of shape (n_samples,), optional
+        How often each row counts.
     """
 
-    def __init__(self, X, device):
+    def __init__(self, X, device, weight=None):
         self.X, self.device = X, device
+        self.weight = None if weight is None else torch.from_numpy(weight)
         fits = device.type != "cpu" and X.nbytes <= _RESIDENT_BYTES
         self.resident = as_tensor(X, device) if fits else None
 
     def batch(self, index):
         """Return the rows of an integer tensor, in its order; a file is read forwards."""
+        weight = None if self.weight is None else self.weight[index].to(self.device)
         if self.resident is not None:
-            return Batch(self.resident[index.to(self.device)], index)
+            return Batch(self.resident[index.to(self.device)], index, weight)
         order = index.argsort()
         forwards = torch.from_numpy(self.X[index[order].numpy()])
         x = torch.empty_like(forwards)
         x[order] = forwards
-        return Batch(x.to(self.device), index)
+        return Batch(x.to(self.device), index, weight)
 
 
 class Chunks:

@@ -218,7 +218,7 @@ class VAEEmbedding(EncoderQueries, LatentEstimator):
             if not terms.mmd:
                 return bound
             return bound - mmd_weight * objectives.discrepancy(
-                drawn.z[:, 0], model.prior, generator
+                drawn.z[:, 0], model.prior, generator, batch.weight
             )
 
         return nats

@@ -128,8 +128,13 @@ class LatticeBound:
         table = self._table(copies.terms, self.lattice.decode(self.unmoved))
         self.n_at_once = affordable_points(table, self.lattice.rows, n_bytes)
 
-    def __call__(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
-        """Return the bound of rows x (n, d), in nats, (n,); without a shift the lattice's own."""
+    def __call__(
+        self, x: Tensor, shift: Tensor | None = None, weight: Tensor | None = None
+    ) -> Tensor:
+        """Return the bound of rows x (n, d), in nats, (n,); without a shift the lattice's own.
+
+        The weights (n,) of rows say which points the gradient goes through.
+        """
         shift = self.unmoved if shift is None else shift
         copies, decode = self._copies(x, shift), self.lattice.decode(shift)
         terms = copies.terms
@@ -140,6 +145,7 @@ class LatticeBound:
             spared=self.spared,
             expected=lambda rows, r: self.model.likelihood.expected(terms, decode(rows), r),
             log_copies=copies.log_weight,
+            row_weight=weight,
         )
         return bound + copies.base
 
@@ -194,10 +200,15 @@ class TrainingBound:
         """Points that may be decoded at once with a graph."""
         return self.fine.n_at_once
 
-    def __call__(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Return the bound of rows x (n, d) under a random shift, or without a generator none."""
+    def __call__(
+        self, x: Tensor, generator: torch.Generator | None, weight: Tensor | None = None
+    ) -> Tensor:
+        """Return the bound of rows x (n, d), some weighted, under a random shift.
+
+        Without a generator there is none.
+        """
         if generator is None:
             n_rows = max(1, len(x) // self.model.n_copies)
             return torch.cat([self.fine(some) for some in x.split(n_rows)])
         bound = self.coarse if self.model.progress < _FINE else self.fine
-        return bound(x, lattices.random_shift(self.model.n_components, generator))
+        return bound(x, lattices.random_shift(self.model.n_components, generator), weight)
