@@ -45,16 +45,32 @@ class Choice(NamedTuple):
     taken: dict
 
 
-def named(likelihood):
-    """Return what is to be a name or a factory: pairs of what to call it and itself.
+def check(likelihood, exposure, check_choice):
+    """Raise unless both parameters make sense for themselves, whatever the data.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If it is a dict whose keys are no columns.
+    Parameters
+    ----------
+    likelihood, exposure
+        Parameters of an estimator.
+    check_choice : callable
+        Raises unless a value, by its name, is in a table or a factory; what else the caller takes
+        comes last.
     """
-    if not isinstance(likelihood, dict):
-        return [("likelihood", likelihood)]
+    if isinstance(likelihood, dict):
+        _check_keys(likelihood)
+        for key, value in likelihood.items():
+            check_choice(f"likelihood[{key!r}]", value, NAMES, " or a callable")
+    else:
+        check_choice("likelihood", likelihood, NAMES, ", a dict of columns, or a callable")
+    if exposure is not None and not isinstance(exposure, str) and not _is_number(exposure):
+        raise TypeError(
+            "exposure expects None, 'total', or a column by its name or number, but got "
+            f"{exposure!r}."
+        )
+
+
+def _check_keys(likelihood):
+    """Raise unless the keys of a dict may be columns."""
     if not likelihood:
         raise ValueError("likelihood expects columns and names, but got an empty dict.")
     for key in likelihood:
@@ -64,16 +80,6 @@ def named(likelihood):
                 "likelihood expects a dict whose keys are columns, by their names or numbers, "
                 f"tuples of these, ranges, or 'remainder', but got {key!r}."
             )
-    return [(f"likelihood[{key!r}]", value) for key, value in likelihood.items()]
-
-
-def check_exposure(exposure):
-    """Raise unless it may be an exposure, whatever the data."""
-    if exposure is not None and not isinstance(exposure, str) and not _is_number(exposure):
-        raise TypeError(
-            "exposure expects None, 'total', or a column by its name or number, but got "
-            f"{exposure!r}."
-        )
 
 
 def takes_categories(likelihood):

@@ -237,9 +237,7 @@ class LatentEstimator(
             _checks.check_integer("n_iter_no_change", self.n_iter_no_change)
         _checks.check_option("matmul_precision", self.matmul_precision, PRECISIONS)
         _checks.check_flag("warm_start", self.warm_start)
-        for name, value in _blocks.named(self.likelihood):
-            _parts.check_choice(name, value, _blocks.NAMES)
-        _blocks.check_exposure(self.exposure)
+        _blocks.check(self.likelihood, self.exposure, _parts.check_choice)
         _checks.check_noise_variance(self.noise_variance)
 
     def _validated(self, X, *, reset):
@@ -326,15 +324,6 @@ class LatentEstimator(
             parts = [function(x).cpu().numpy() for x in self._chunks(X, row_bytes)]
         result = np.concatenate(parts)
         return checked_finite(result, name) if finite else result
-
-    def _rescaled(self, means, X):
-        """Means of rows of median exposure as those of the rows of X."""
-        if not self.likelihood_.rescales:
-            return means
-        pairs = zip(self._chunks(means), self._chunks(X), strict=True)
-        with own_settings(gradients=False):
-            parts = [self.likelihood_.rescaled(mean, x).cpu().numpy() for mean, x in pairs]
-        return np.concatenate(parts)
 
     def _chunks(self, X, row_bytes=None):
         row_bytes = 16 * self.n_features_in_ if row_bytes is None else row_bytes

@@ -56,6 +56,15 @@ class Imputation:
         filled = _data.like_given(self, X, filled)
         return (filled, _data.like_given(self, X, std)) if return_std else filled
 
+    def _rescaled(self, means, X):
+        """Means of rows of median exposure as those of the rows of X."""
+        if not self.likelihood_.rescales:
+            return means
+        pairs = zip(self._chunks(means), self._chunks(X), strict=True)
+        with own_settings(gradients=False):
+            parts = [self.likelihood_.rescaled(mean, x).cpu().numpy() for mean, x in pairs]
+        return np.concatenate(parts)
+
 
 class LatticePredictions:
     """New data of rows by posterior weights over the points of a lattice, some rows at a time.

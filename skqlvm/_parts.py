@@ -50,7 +50,7 @@ class Randomness(NamedTuple):
     stream: Stream
 
 
-def check_choice(name, value, table):
+def check_choice(name, value, table, also=" or a callable"):
     """Raise unless value is a name in a table, or a callable that is no module."""
     if isinstance(value, torch.nn.Module):
         raise TypeError(
@@ -58,7 +58,7 @@ def check_choice(name, value, table):
             f"of {type(value).__name__}."
         )
     if not callable(value):
-        _checks.check_option(name, value, table, also=" or a callable")
+        _checks.check_option(name, value, table, also=also)
 
 
 def harmonic_order(order, n_components, n_rows):

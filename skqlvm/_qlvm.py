@@ -38,13 +38,33 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         Size of the training lattice. More points tighten the bound and cost time in proportion.
         "auto" is 233 or 2039 points in one or three dimensions; in two 610, and 1597 from 0.4 of
         the training on.
-    likelihood : {"gaussian", "bernoulli", "poisson"} or callable, default="gaussian"
-        The observation model. "bernoulli" needs data in [0, 1]; on grey levels it is a
-        cross-entropy. "poisson" is for counts. A callable maps n_features to a
-        `skqlvm.engine.likelihoods.ExponentialFamily`.
+    likelihood : str, dict or callable, default="gaussian"
+        The observation model.
+
+        - "gaussian", of real numbers;
+        - "continuous_bernoulli", a density on [0, 1], and "bernoulli", of flags; on grey levels the
+          latter is a cross-entropy;
+        - "poisson" and "negative_binomial", of counts, the latter with a dispersion for each
+          column, and "multinomial", of counts given their total;
+        - "categorical", of codes 0, 1, ..., with as many levels as a column shows in `fit`;
+        - "auto", by what a column holds. Categories, texts and other objects of a data frame are
+          categorical. Flags, and whole numbers 0 and 1, are "bernoulli". Other whole numbers, of
+          integer type and not negative, are counts: "negative_binomial" if their variance is above
+          1.5 of their mean, "gaussian" if it is below 0.5 of it, else "poisson". All else is
+          "gaussian", with noise of its own for each column;
+        - a dict from columns to these: a key is a name or number, a tuple of these, a range or a
+          slice, or "remainder" for all columns that no other key has;
+        - a callable, from n_features to a `skqlvm.engine.likelihoods.ExponentialFamily`.
+
+        ``print(model.likelihood_)`` says which column has which.
     noise_variance : {"spherical", "diagonal"} or float, default="spherical"
         Noise of the Gaussian; other likelihoods ignore it. Learned, one for all features or one
         each, or fixed, in squared units of X.
+    exposure : "total", str or int, optional
+        How long or how much of a row was counted, for "poisson" and "negative_binomial", whose
+        rates are in proportion to it: a column of X by its name or number, which is positive, told
+        and not modelled; or "total", the sum of a row's counts. Decoded rows and samples are those
+        of the median exposure; `reconstruct` and `impute` give those of the row's own.
     decoder : {"mlp", "conv"} or callable, default="mlp"
         A callable maps (n_components, n_features) to a torch module from torus coordinates in
         turns, of shape (m, n_components), to outputs of shape (m, n_features), where 0 is the mean
@@ -121,7 +141,11 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
     decoder_ : torch.nn.Module
     likelihood_ : skqlvm.engine.likelihoods.ExponentialFamily
     noise_variance_ : float or ndarray of shape (n_features,)
-        Noise of a Gaussian, in squared units of X.
+        Noise of a Gaussian, in squared units of X; of mixed columns not a number for the others.
+    dispersion_ : ndarray
+        Of a negative binomial, whose variance is ``mean + dispersion mean^2``, one a column.
+    levels_ : dict
+        Categories of the columns of a data frame that have some, in the order of their codes.
     harmonic_order_ : int
     transformations_ : ndarray of shape (n_transformations, n_features)
         The permutations of `transformations`, where there are any, in the order of the columns of

@@ -119,7 +119,7 @@ class Untouchable(nn.Module):
         (
             {"likelihood": "cauchy"},
             ValueError,
-            r"likelihood expects one of \[.*'gaussian'.*\] or a callable, but got 'cauchy'",
+            r"likelihood expects one of \[.*'gaussian'.*\].* or a callable, but got 'cauchy'",
         ),
         (
             {"decoder": "transformer"},
@@ -438,7 +438,7 @@ def test_likelihood_without_a_table_serves_where_there_is_no_lattice(kind, X):
         (
             {"likelihood": "cauchy"},
             ValueError,
-            r"likelihood expects one of \[.*'gaussian'.*\] or a callable, but got 'cauchy'",
+            r"likelihood expects one of \[.*'gaussian'.*\].* or a callable, but got 'cauchy'",
         ),
         (
             {"noise_variance": 0},
