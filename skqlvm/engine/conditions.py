@@ -142,11 +142,6 @@ class Atlases:
         ready = [atlas.with_normalizers(likelihood, dtype) for atlas in self.atlases]
         return Atlases(self.conditions, ready)
 
-    def along(self, other: Atlases) -> Atlases:
-        """Return them in the directions of others; see `Atlas.along`."""
-        pairs = zip(self.atlases, other.atlases, strict=True)
-        return Atlases(self.conditions, [mine.along(theirs) for mine, theirs in pairs])
-
     def relative(self, likelihood: ExponentialFamily, x: Tensor) -> Tensor:
         """Return log w_ij less `offset`, (n, m); see `Atlas.relative`."""
         return self._each(x, lambda atlas, rows: atlas.relative(likelihood, x[rows]))
@@ -165,6 +160,20 @@ class Atlases:
 
     def _each(self, x: Tensor, answer: Callable[[Atlas, Tensor], Tensor]) -> Tensor:
         return by_group(self.conditions, x, lambda g, rows: answer(self.atlases[g], rows))
+
+
+Chart = Atlas | Atlases
+"""A decoded lattice, whatever a decoder is told."""
+
+
+def along(chart: Chart, other: Chart) -> Chart:
+    """Return a decoded lattice in the directions of another one; see `Atlas.along`."""
+    if isinstance(chart, Atlases) and isinstance(other, Atlases):
+        pairs = zip(chart.atlases, other.atlases, strict=True)
+        return Atlases(chart.conditions, [mine.along(theirs) for mine, theirs in pairs])
+    if isinstance(chart, Atlas) and isinstance(other, Atlas):
+        return chart.along(other)
+    raise TypeError("one lattice is decoded for groups, and the other one is not")
 
 
 def by_group(conditions: Conditions, x: Tensor, answer: Callable[[int, Tensor], Tensor]) -> Tensor:

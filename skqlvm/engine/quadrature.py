@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import atlas, lattices, objectives
+from .conditions import Atlases, Chart, along
 from .models import Model
 from .rows import chosen, gaps
 from .transformations import copied
@@ -62,10 +63,12 @@ def charts(
     factored: bool = False,
     n_at_once: int | None = None,
     ragged: torch.dtype | None = None,
-) -> Iterator[atlas.Atlas]:
+) -> Iterator[Chart]:
     """Decode points u (m, k) of the cube, all or some at a time.
 
     For rows with gaps, `ragged` is their dtype.
+
+    Where the model has conditions, there is an atlas for each group of rows.
 
     Raises
     ------
@@ -73,12 +76,23 @@ def charts(
         If the decoder's output is not finite.
     """
     for part in u.split(n_at_once or len(u)):
-        z, log_weight = model.prior.nodes(part.to(model.like.device))
-        outputs = model.outputs(z)
-        if not bool(outputs.isfinite().all()):
-            raise FloatingPointError("the decoder's output is not finite")
-        chart = atlas.chart(model.likelihood, outputs, z, log_weight, factored=factored)
-        yield chart if ragged is None else chart.with_normalizers(model.likelihood, ragged)
+        if model.conditions is None:
+            yield _chart(model, part, None, factored, ragged)
+        else:
+            groups = range(len(model.conditions))
+            parts = [_chart(model, part, group, factored, ragged) for group in groups]
+            yield Atlases(model.conditions, parts)
+
+
+def _chart(
+    model: Model, u: Tensor, group: int | None, factored: bool, ragged: torch.dtype | None
+) -> atlas.Atlas:
+    z, log_weight = model.prior.nodes(u.to(model.like.device))
+    outputs = model.outputs(z, group)
+    if not bool(outputs.isfinite().all()):
+        raise FloatingPointError("the decoder's output is not finite")
+    chart = atlas.chart(model.likelihood, outputs, z, log_weight, factored=factored)
+    return chart if ragged is None else chart.with_normalizers(model.likelihood, ragged)
 
 
 def ragged(rows: Iterable[Tensor]) -> torch.dtype | None:
@@ -86,7 +100,7 @@ def ragged(rows: Iterable[Tensor]) -> torch.dtype | None:
     return next((x.dtype for x in rows if gaps(x) is not None), None)
 
 
-def log_marginal(model: Model, maps: Iterable[atlas.Atlas], rows: Iterable[Tensor]) -> Tensor:
+def log_marginal(model: Model, maps: Iterable[Chart], rows: Iterable[Tensor]) -> Tensor:
     """Return ``log p(x) = log 1/m sum_j w_j p(x | z_j)`` over the points of all maps together.
 
     Parameters
@@ -110,7 +124,7 @@ def log_marginal(model: Model, maps: Iterable[atlas.Atlas], rows: Iterable[Tenso
 
 
 def refined_log_marginal(
-    model: Model, chart: atlas.Atlas, rows: Iterable[Tensor], n_cells: int = N_CELLS
+    model: Model, chart: Chart, rows: Iterable[Tensor], n_cells: int = N_CELLS
 ) -> Tensor:
     """Return log p(x) over a lattice that is finer where a row's narrow posterior is.
 
@@ -141,7 +155,7 @@ def refined_log_marginal(
     for shift in lattices.subdivision(chart.points)[1:] if len(used) else ():
         kind = None if chart.normalizers is None else chart.normalizers.centered.dtype
         [moved] = charts(model, lattices.shifted(chart.points[used], shift), ragged=kind)
-        moved = moved.along(chart) if len(where) > 2 * len(used) else moved
+        moved = along(moved, chart) if len(where) > 2 * len(used) else moved
         for i, (part, x) in enumerate(zip(parts, rows, strict=True)):
             copies = chosen(_copies(model, x), part.narrow)
             log_w = moved.paired(model.likelihood, copies, places[i].view_as(cells[i]))
@@ -173,7 +187,7 @@ class _Peaks(NamedTuple):
     """Over all other points, (n_narrow,)."""
 
 
-def _peaks(model: Model, chart: atlas.Atlas, x: Tensor, n_cells: int) -> _Peaks:
+def _peaks(model: Model, chart: Chart, x: Tensor, n_cells: int) -> _Peaks:
     copies = _copies(model, x)
     log_w = chart.relative(model.likelihood, copies) + _offset_but_base(model, chart, copies)
     peaks, points = log_w.topk(min(n_cells, log_w.shape[1]), 1)
@@ -197,13 +211,13 @@ def _over_copies(model: Model, log_px: Tensor, x: Tensor) -> Tensor:
     return torch.logsumexp(log_px.view_as(copies.log_weight) + copies.log_weight, 1) + copies.base
 
 
-def _offset_but_base(model: Model, chart: atlas.Atlas, copies: Tensor) -> Tensor:
+def _offset_but_base(model: Model, chart: Chart, copies: Tensor) -> Tensor:
     """What an atlas's log weights leave out but for the base of a row, (n, 1)."""
     offset = chart.offset(model.likelihood, copies) - model.likelihood.terms(copies).base
     return offset[:, None]
 
 
-def joint(model: Model, chart: atlas.Atlas, x: Tensor) -> tuple[Tensor, Tensor]:
+def joint(model: Model, chart: Chart, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the log weights of all transformations and points for rows x (n, d), and an offset.
 
     Returns
@@ -223,7 +237,7 @@ def joint(model: Model, chart: atlas.Atlas, x: Tensor) -> tuple[Tensor, Tensor]:
     return log_w.add_(log_weight[:, :, None]), offset
 
 
-def relative(model: Model, chart: atlas.Atlas, x: Tensor) -> Tensor:
+def relative(model: Model, chart: Chart, x: Tensor) -> Tensor:
     """Return the log weights of the points for rows x (n, d), up to a constant for each row.
 
     Which transformation it was is summed over.
@@ -238,7 +252,7 @@ def relative(model: Model, chart: atlas.Atlas, x: Tensor) -> Tensor:
     return objectives.log_sum_exp_(joint(model, chart, x)[0], 1)
 
 
-def _log_sum(model: Model, chart: atlas.Atlas, x: Tensor) -> Tensor:
+def _log_sum(model: Model, chart: Chart, x: Tensor) -> Tensor:
     log_w, offset = joint(model, chart, x)
     return objectives.log_sum_exp_(log_w.flatten(1), 1) + offset
 
