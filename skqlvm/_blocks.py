@@ -1,11 +1,12 @@
 """Which columns have which likelihood: what `likelihood` and `exposure` say of a table."""
 
-from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import issparse
 
+from ._columns import is_number, short
+from ._conditions import numbers as told_numbers
 from .engine import likelihoods
 
 NAMES = (*likelihoods.FAMILIES, "auto")
@@ -62,7 +63,7 @@ def check(likelihood, exposure, check_choice):
             check_choice(f"likelihood[{key!r}]", value, NAMES, " or a callable")
     else:
         check_choice("likelihood", likelihood, NAMES, ", a dict of columns, or a callable")
-    if exposure is not None and not isinstance(exposure, str) and not _is_number(exposure):
+    if exposure is not None and not isinstance(exposure, str) and not is_number(exposure):
         raise TypeError(
             "exposure expects None, 'total', or a column by its name or number, but got "
             f"{exposure!r}."
@@ -75,7 +76,7 @@ def _check_keys(likelihood):
         raise ValueError("likelihood expects columns and names, but got an empty dict.")
     for key in likelihood:
         parts = key if isinstance(key, tuple) else (key,)
-        if not all(isinstance(part, (str, range, slice)) or _is_number(part) for part in parts):
+        if not all(isinstance(part, (str, range, slice)) or is_number(part) for part in parts):
             raise TypeError(
                 "likelihood expects a dict whose keys are columns, by their names or numbers, "
                 f"tuples of these, ranges, or 'remainder', but got {key!r}."
@@ -103,8 +104,14 @@ def choose(estimator, X, columns):
     """
     table = _Table(X, columns)
     value, exposure = estimator.likelihood, estimator.exposure
-    told = None if exposure in (None, "total") else table.number(exposure, "exposure")
-    free = [number for number in range(X.shape[1]) if number != told]
+    told = None if exposure in (None, "total") else table.columns.number(exposure, "exposure")
+    conditions = told_numbers(estimator.condition_columns, columns)
+    if told in conditions:
+        raise ValueError(
+            f"exposure={exposure!r} expects a column that is no condition, but it is one of "
+            f"condition_columns={estimator.condition_columns!r}."
+        )
+    free = [number for number in range(X.shape[1]) if number not in (told, *conditions)]
     if isinstance(value, dict):
         pairs = _of_dict(value, free, table, exposure)
     elif isinstance(value, str) and value == "auto":
@@ -124,6 +131,8 @@ def choose(estimator, X, columns):
             numbers = numbers if told is None else sorted([*numbers, told])
             taken["exposure"] = "total" if told is None else numbers.index(told)
         choices.append(Choice(numbers, name, taken))
+    if conditions:
+        choices.append(Choice(conditions, likelihoods.Told, {}))
     _check_exposure_used(estimator, choices)
     _check_transformations(estimator, choices)
     return choices
@@ -167,33 +176,15 @@ class _Table:
             self._ranges = Ranges(self.X)
         return self._ranges
 
-    def name(self, number):
-        return number if self.columns.names is None else self.columns.names[number]
-
-    def number(self, key, parameter):
-        """The number of the column that a key of a parameter is."""
-        names, n_features = self.columns.names, self.X.shape[1]
-        if isinstance(key, str):
-            if names is None or key not in names:
-                among = "X has no names" if names is None else f"X has {_short(names)}"
-                raise ValueError(f"{parameter} expects columns of X, but got {key!r}: {among}.")
-            return names.index(key)
-        if not 0 <= key < n_features:
-            raise ValueError(
-                f"{parameter} expects numbers of columns from 0 to {n_features - 1}, but got "
-                f"{key!r}."
-            )
-        return int(key)
-
     def numbers(self, key):
         """The numbers of the columns that a key of a dict is."""
         for part in key if isinstance(key, tuple) else (key,):
             if isinstance(part, slice):
                 yield from range(*part.indices(self.X.shape[1]))
             elif isinstance(part, range):
-                yield from (self.number(number, "likelihood") for number in part)
+                yield from (self.columns.number(number, "likelihood") for number in part)
             else:
-                yield self.number(part, "likelihood")
+                yield self.columns.number(part, "likelihood")
 
     def n_levels(self, number):
         """Levels of a column: its categories, or one more than the largest code."""
@@ -226,15 +217,6 @@ class Ranges:
         self.variance = np.maximum(squares / np.maximum(n_there, 1) - self.mean**2, 0)
 
 
-def _is_number(value):
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _short(names):
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return ", ".join(map(repr, names[:8])) + more
-
-
 def _one_each(noise_variance):
     """Noise of columns whose units have nothing in common."""
     return "diagonal" if isinstance(noise_variance, str) else noise_variance
@@ -249,16 +231,16 @@ def _of_dict(value, free, table, exposure):
         numbers = list(table.numbers(key))
         for number in numbers:
             if number not in left:
-                why = "another key has it" if number in free else "it is the exposure"
+                why = "another key has it" if number in free else "it is told"
                 raise ValueError(
-                    f"likelihood expects each column once, but {table.name(number)!r} of "
+                    f"likelihood expects each column once, but {table.columns.name(number)!r} of "
                     f"{key!r} is taken: {why}."
                 )
             left.remove(number)
         pairs.append((numbers, name))
     if left and REMAINDER not in value:
         raise ValueError(
-            f"likelihood expects every column, but {_short([table.name(i) for i in left])} "
+            f"likelihood expects every column, but {short([table.columns.name(i) for i in left])} "
             f"{'have' if len(left) > 1 else 'has'} none. Add the key 'remainder', for example with "
             "the value 'auto'."
         )
@@ -304,8 +286,9 @@ def _check_categories(numbers, name, table):
     for number in numbers:
         if number in table.columns.levels:
             raise TypeError(
-                f"likelihood={name!r} expects columns of numbers, but {table.name(number)!r} has "
-                "categories. Give that column 'categorical' or 'auto'."
+                f"likelihood={name!r} expects columns of numbers, but "
+                f"{table.columns.name(number)!r} has categories. Give that column 'categorical' or "
+                "'auto'."
             )
 
 
@@ -324,6 +307,6 @@ def _check_transformations(estimator, choices):
     if getattr(estimator, "transformations", None) is not None and not alike:
         raise ValueError(
             "transformations expects columns of one likelihood, of which each can take another's "
-            f"place, but got likelihood={estimator.likelihood!r} and exposure="
-            f"{estimator.exposure!r}. Use transformations=None."
+            f"place, but got likelihood={estimator.likelihood!r}, exposure={estimator.exposure!r} "
+            f"and condition_columns={estimator.condition_columns!r}. Use transformations=None."
         )

@@ -1,5 +1,6 @@
 """What the columns of a data frame are, and the way from categories to codes and back."""
 
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -51,6 +52,33 @@ class Columns(NamedTuple):
                     ordered[number] = bool(column.cat.ordered)
             kinds.append(kind)
         return cls(list(X.columns), kinds, levels, ordered)
+
+    def name(self, number):
+        """Return what a column is called: its number without names."""
+        return number if self.names is None else self.names[number]
+
+    def number(self, key, parameter):
+        """Return the number of the column that a key, its name or number, of a parameter is."""
+        names, n_features = self.names, len(self.kinds)
+        if isinstance(key, str):
+            if names is None or key not in names:
+                among = "X has no names" if names is None else f"X has {short(names)}"
+                raise ValueError(f"{parameter} expects columns of X, but got {key!r}: {among}.")
+            return names.index(key)
+        if not 0 <= key < n_features:
+            raise ValueError(
+                f"{parameter} expects numbers of columns from 0 to {n_features - 1}, but got "
+                f"{key!r}."
+            )
+        return int(key)
+
+    def codes(self, values, number):
+        """Return values of a column (n,) as numbers, float64, of categories their codes."""
+        if number in self.levels:
+            import pandas as pd
+
+            return _codes(pd.Series(values), self.levels[number], self.name(number))
+        return np.asarray(values, dtype=np.float64)
 
     def coded(self, X):
         """Return a data frame with codes for categories, NaN for what is missing; others as are.
@@ -141,6 +169,17 @@ class Frames:
         if reset:
             self._columns = Columns.of(X, categories=categories)
         return self._columns.coded(X)
+
+
+def is_number(key):
+    """Whether a key is the number of a column."""
+    return isinstance(key, Integral) and not isinstance(key, bool)
+
+
+def short(names):
+    """Some names in words, and how many more there are."""
+    more = f" and {len(names) - _LONGEST} more" if len(names) > _LONGEST else ""
+    return ", ".join(map(repr, names[:_LONGEST])) + more
 
 
 def is_frame(X):

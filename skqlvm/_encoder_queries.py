@@ -4,7 +4,7 @@ import torch
 from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from . import _checks, _data, _parts
+from . import _checks, _conditions, _data, _parts
 from ._estimator import checked_finite
 from ._imputation import Imputation, LatticePredictions, by_draws
 from .engine import lattices, models, objectives, posteriors, proposals, quadrature
@@ -59,13 +59,15 @@ class EncoderQueries(Imputation, TransformerMixin):
         """
         return self._located(self._queried(X))
 
-    def inverse_transform(self, Z):
+    def inverse_transform(self, Z, condition=None):
         """Return the mean of p(x | z) at latent points.
 
         Parameters
         ----------
         Z : array-like of shape (n_samples, n_components)
             On the torus in turns, any real numbers.
+        condition : array-like of shape (n_conditions,) or (n_samples, n_conditions), optional
+            Of models with `condition_columns`: what the decoder is told, as for `sample`.
 
         Returns
         -------
@@ -73,7 +75,7 @@ class EncoderQueries(Imputation, TransformerMixin):
         """
         check_is_fitted(self)
         Z = self._points(Z, self._n_features_out)
-        return self._over_rows(Z, self._model.mean, name="Z")
+        return self._decoded(Z, Z, condition)
 
     def reconstruct(self, X):
         """Return the decoded means of q(z | x), ``inverse_transform(transform(X))``.
@@ -87,7 +89,11 @@ class EncoderQueries(Imputation, TransformerMixin):
         ndarray of shape (n_samples, n_features)
         """
         X = self._queried(X)
-        return self._rescaled(self._over_rows(self._located(X), self._model.mean), X)
+        model = self._model
+        means = self._over_rows(
+            self._located(X), lambda z, x: model.mean(z, model.groups(x)), beside=(X,)
+        )
+        return self._with_conditions(self._rescaled(means, X), X)
 
     def posterior(self, X):
         """Return the posterior probabilities of the points of `lattice_`; rows sum to 1.
@@ -263,15 +269,17 @@ class EncoderQueries(Imputation, TransformerMixin):
         tabulated = k <= lattices.MOST_COMPONENTS
         likelihood = _parts.build_likelihood(self, tabulated=tabulated)
         n_numbers = proposals.n_outputs(self.covariance_type, k, wrapped=wrapped)
+        n_told = _conditions.n_numbers(self._told)
         return models.EncoderModel(
             k,
             _parts.PRIORS[self.latent],
-            _parts.build_decoder(self, likelihood.n_outputs, order, randomness),
+            _parts.build_decoder(self, likelihood.n_outputs, order, randomness, n_told),
             likelihood,
-            _parts.build_encoder(self, likelihood.n_inputs, n_numbers, randomness),
+            _parts.build_encoder(self, likelihood.n_inputs + n_told, n_numbers, randomness),
             covariance_type=self.covariance_type,
             wrapped=wrapped,
             harmonic_order=order,
+            conditions=self._told,
         )
 
     def _finish(self, model, x):
@@ -300,7 +308,7 @@ class EncoderQueries(Imputation, TransformerMixin):
         z = proposal.loc[:, None]
         if not bool(proposal.log_prob(z).isfinite().all()):
             raise FloatingPointError("the encoder's output is not finite")
-        if not bool(model.outputs(z).isfinite().all()):
+        if not bool(model.outputs(z, model.groups(x)).isfinite().all()):
             raise FloatingPointError("the decoder's output is not finite")
 
     def _charts(self, X):
@@ -338,7 +346,8 @@ class EncoderQueries(Imputation, TransformerMixin):
                 generator = torch.Generator().manual_seed(0)
                 drawn = model.draw(x, _DRAWS_IMPUTED, generator, shared=True)
                 weights = posteriors.responsibilities(drawn.log_w(model.prior))
-                return by_draws(model.likelihood, model.outputs(drawn.z), weights, x)
+                outputs = model.outputs(drawn.z, model.groups(x))
+                return by_draws(model.likelihood, outputs, weights, x)
 
         for x in self._chunks(X, row_bytes):
             yield tuple(part.cpu().numpy() for part in of_rows(x))

@@ -16,11 +16,12 @@ from sklearn.base import (
     TransformerMixin,
 )
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import check_array, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
-from . import _blocks, _checks, _data, _fitting, _parts
+from . import _blocks, _checks, _conditions, _data, _fitting, _parts
 from ._columns import Frames
-from ._rows import Chunks, random_seed
+from ._decoding import Decoding
+from ._rows import Chunks
 from ._transactions import all_or_nothing
 from .engine import optimizers, training
 from .engine.precision import own_settings
@@ -33,7 +34,12 @@ _CHUNK_BYTES = 2**24
 
 
 class LatentEstimator(
-    Frames, ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator
+    Decoding,
+    Frames,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    DensityMixin,
+    BaseEstimator,
 ):
     """Base of the estimators; a subclass is a recipe.
 
@@ -45,7 +51,7 @@ class LatentEstimator(
     some rows x.
     """
 
-    _shaping = ("n_components", *_blocks.SHAPING)
+    _shaping = ("n_components", *_blocks.SHAPING, "condition_columns")
     """Parameters that shape the model: they cannot change between fits that continue each other."""
 
     _auto_steps, _auto_passes = (500, 2500), 50
@@ -62,6 +68,7 @@ class LatentEstimator(
         likelihood,
         noise_variance,
         exposure,
+        condition_columns,
         max_iter,
         batch_size,
         learning_rate,
@@ -77,6 +84,7 @@ class LatentEstimator(
         self.likelihood = likelihood
         self.noise_variance = noise_variance
         self.exposure = exposure
+        self.condition_columns = condition_columns
         self.max_iter = max_iter
         self.batch_size = batch_size
         self.learning_rate = learning_rate
@@ -238,10 +246,12 @@ class LatentEstimator(
         _checks.check_option("matmul_precision", self.matmul_precision, PRECISIONS)
         _checks.check_flag("warm_start", self.warm_start)
         _blocks.check(self.likelihood, self.exposure, _parts.check_choice)
+        _conditions.check(self.condition_columns)
         _checks.check_noise_variance(self.noise_variance)
 
     def _validated(self, X, *, reset):
-        categories = reset and _blocks.takes_categories(self.likelihood)
+        coded = _blocks.takes_categories(self.likelihood) or self.condition_columns is not None
+        categories = reset and coded
         X = self._in_codes(X, categories=categories, reset=reset)
         return _data.validated(self, X, reset=reset)
 
@@ -249,6 +259,7 @@ class LatentEstimator(
         check_is_fitted(self)
         X = self._validated(X, reset=False)
         _data.check(self._built_with["likelihood"], self.likelihood_, X)
+        _conditions.check_values(self._model.conditions, X, self._columns)
         return X
 
     @contextmanager
@@ -269,12 +280,14 @@ class LatentEstimator(
         if anew:
             self._built_with = self._architecture()
             self._choices = _blocks.choose(self, X, self._columns)
+            self._told = _conditions.learn(self.condition_columns, X, self._columns)
             model = self._build(X.shape[1], X.shape[0], fit.randomness)
-            del self._choices
+            del self._choices, self._told
         else:
             _checks.check_unchanged(self._built_with, self._architecture())
             model = copy.deepcopy(self._model)
         _data.check(self.likelihood, model.likelihood, X)
+        _conditions.check_values(model.conditions, X, self._columns)
         if anew:
             _data.check_columns_there(self, X)
             fit.start(model.likelihood, _LARGEST_START)
@@ -307,21 +320,24 @@ class LatentEstimator(
             found = self._finish(model, fit.some(_LARGEST_FINISH))
         for name in [name for name in vars(self) if _is_of_a_fit(name)]:
             delattr(self, name)
-        vars(self).update(attributes | found)
+        vars(self).update(attributes | found | _conditions.learned(model.conditions))
         for name, value in model.likelihood.learned().items():
             value = value.detach().cpu().numpy()
             setattr(self, f"{name}_", value if value.ndim else float(value))
         self._model, self.history_ = model, state.history
         self._fit_dtype = fit.rows.X.dtype
 
-    def _over_rows(self, X, function, row_bytes=None, *, finite=True, name="X"):
+    def _over_rows(self, X, function, row_bytes=None, *, beside=(), finite=True, name="X"):
         """Apply a function of tensors to chunks of rows, and join the arrays that it returns.
 
-        Chunks are of as many rows as fit into memory, at `row_bytes` of working memory a row.
-        `name` is the user's word for the rows.
+        Chunks are of as many rows as fit into memory, at `row_bytes` of working memory a row. Rows
+        of the arrays `beside` are further arguments of the function. `name` is the user's word for
+        the rows.
         """
+        chunks = self._chunks(X, row_bytes)
+        others = [Chunks(array, chunks.device, chunks.size) for array in beside]
         with own_settings(gradients=False):
-            parts = [function(x).cpu().numpy() for x in self._chunks(X, row_bytes)]
+            parts = [function(*rows).cpu().numpy() for rows in zip(chunks, *others, strict=True)]
         result = np.concatenate(parts)
         return checked_finite(result, name) if finite else result
 
@@ -332,43 +348,6 @@ class LatentEstimator(
     def _table_bytes(self, X, n_points):
         """Working memory of a row: its part of the table, and of the data."""
         return (n_points + 3 * X.shape[1]) * X.itemsize
-
-    def _points(self, Z, n_columns, what="inverse_transform"):
-        """Return latent points that a user gives as an array of floats."""
-        try:
-            Z = check_array(Z, dtype=[np.float64, np.float32], input_name="Z")
-        except (TypeError, ValueError) as error:
-            message = f"Z expects numbers of shape (n_samples, {n_columns}), but: {error}"
-            raise type(error)(message) from error
-        if Z.shape[1] != n_columns:
-            raise ValueError(
-                f"Z has {Z.shape[1]} columns, but {what} expects {n_columns}. Give what transform "
-                "returns."
-            )
-        return Z
-
-    def sample(self, n_samples=1, random_state=None, *, noise=True):
-        """Draw from the model: z from the prior, then x from p(x | z).
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-        random_state : int, RandomState or None, default=None
-        noise : bool, default=True
-            Draw from p(x | z); False gives its mean, a sample without the noise of observation.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_features)
-        """
-        check_is_fitted(self)
-        _checks.check_integer("n_samples", n_samples)
-        _checks.check_flag("noise", noise)
-        generator = torch.Generator().manual_seed(random_seed(random_state))
-        shape = (int(n_samples), self._model.n_components)
-        u = torch.rand(shape, dtype=torch.float64, generator=generator).numpy()
-        drawn = self._over_rows(u, lambda u: self._model.sample(u, generator, noise=bool(noise)))
-        return drawn.astype(self._fit_dtype)
 
     def score(self, X, y=None, sample_weight=None):
         """Return the mean of `score_samples` over the rows of X, in nats.

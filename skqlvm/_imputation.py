@@ -6,6 +6,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from . import _checks, _data
 from .engine import posteriors
+from .engine.conditions import by_group
 from .engine.precision import own_settings
 
 _OUTPUT_BYTES = 2**27
@@ -60,10 +61,7 @@ class Imputation:
         """Means of rows of median exposure as those of the rows of X."""
         if not self.likelihood_.rescales:
             return means
-        pairs = zip(self._chunks(means), self._chunks(X), strict=True)
-        with own_settings(gradients=False):
-            parts = [self.likelihood_.rescaled(mean, x).cpu().numpy() for mean, x in pairs]
-        return np.concatenate(parts)
+        return self._over_rows(means, self.likelihood_.rescaled, beside=(X,), finite=False)
 
 
 class LatticePredictions:
@@ -78,13 +76,24 @@ class LatticePredictions:
     def __init__(self, model, points):
         self.model, self.points = model, points
         n_bytes = len(points) * model.likelihood.n_outputs * model.like.element_size()
-        self.outputs = model.outputs(points) if n_bytes <= _OUTPUT_BYTES else None
+        kept = n_bytes <= _OUTPUT_BYTES and model.conditions is None
+        self.outputs = model.outputs(points) if kept else None
 
     def of(self, weights, x):
         """Return mean and standard deviation for posterior weights (n, m) of rows x (n, d)."""
+        conditions = self.model.conditions
+        if conditions is None:
+            return self._of_group(None, weights, x)
+
+        def answer(group, rows):
+            return torch.stack(self._of_group(group, weights[rows], x[rows]), 1)
+
+        return by_group(conditions, x, answer).unbind(1)
+
+    def _of_group(self, group, weights, x):
         used = weights.amax(0) > _NEGLIGIBLE
         if self.outputs is None:
-            outputs = self.model.outputs(self.points[used])
+            outputs = self.model.outputs(self.points[used], group)
         else:
             outputs = self.outputs[used]
         weights = weights[:, used]

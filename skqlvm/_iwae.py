@@ -37,6 +37,8 @@ class IWAEEmbedding(EncoderQueries, LatentEstimator):
         each, or fixed, in squared units of X.
     exposure : "total", str or int, optional
         How much of a row was counted: a column of X, or its total; as for `QLVMEmbedding`.
+    condition_columns : str, int or list of these, optional
+        Columns of X that encoder and decoder are told and do not model, as for `QLVMEmbedding`.
     encoder : {"mlp", "conv"} or callable, default="mlp"
         A callable maps (n_features, n_outputs) to a torch module from data, standardised for the
         Gaussian, of shape (n, n_features) to what shapes the posteriors, of shape (n, n_outputs).
@@ -130,6 +132,7 @@ class IWAEEmbedding(EncoderQueries, LatentEstimator):
         likelihood="gaussian",
         noise_variance="spherical",
         exposure=None,
+        condition_columns=None,
         encoder="mlp",
         decoder="mlp",
         hidden_layer_sizes=(256, 256),
@@ -151,6 +154,7 @@ class IWAEEmbedding(EncoderQueries, LatentEstimator):
             likelihood=likelihood,
             noise_variance=noise_variance,
             exposure=exposure,
+            condition_columns=condition_columns,
             max_iter=max_iter,
             batch_size=batch_size,
             learning_rate=learning_rate,

@@ -48,13 +48,15 @@ class LatticeQueries(Imputation, TransformerMixin):
         """
         return self._embedded(X, "turns")
 
-    def inverse_transform(self, Z):
+    def inverse_transform(self, Z, condition=None):
         """Return the mean of p(x | z) at points of the torus, before any transformation.
 
         Parameters
         ----------
         Z : array-like of shape (n_samples, n_columns)
             What `transform` returns; angles may be any real numbers.
+        condition : array-like of shape (n_conditions,) or (n_samples, n_conditions), optional
+            Of models with `condition_columns`: what the decoder is told, as for `sample`.
 
         Returns
         -------
@@ -63,7 +65,7 @@ class LatticeQueries(Imputation, TransformerMixin):
         check_is_fitted(self)
         Z = self._points(Z, self._n_features_out, f"inverse_transform of output={self.output!r}")
         z = _readouts.turns(Z, self.output, self._model.n_components)
-        return self._over_rows(z, self._model.mean, name="Z")
+        return self._decoded(Z, z, condition)
 
     def reconstruct(self, X):
         """Return the posterior mean of the decoded data, ``E[f(z) | x]``.
@@ -82,10 +84,10 @@ class LatticeQueries(Imputation, TransformerMixin):
         """
         X = self._queried(X)
         chart = self._chart(X)
-        if not self.likelihood_.averages:
+        if not self.likelihood_.averages or self._model.conditions is not None:
             with own_settings(gradients=False):
                 parts = [mean for mean, _ in self._predicted(X)]
-            return checked_finite(np.concatenate(parts))
+            return self._with_conditions(checked_finite(np.concatenate(parts)), X)
         mean = as_tensor(self._over_rows(self.lattice_, self._model.mean), self._model.like.device)
 
         def reconstruct(x):

@@ -132,10 +132,16 @@ def check_data(name, likelihood, X):
             raise ValueError(f"likelihood={name!r} {error}. {remedy}.") from error
 
 
-def build_decoder(estimator, n_outputs, order, randomness):
-    """Return the decoder that `estimator.decoder` names or makes."""
+def build_decoder(estimator, n_outputs, order, randomness, n_conditions=0):
+    """Return the decoder that `estimator.decoder` names or makes.
+
+    What it is told of conditions follows the coordinates of a point.
+    """
     sizes = {"n_components": int(estimator.n_components), "n_outputs": n_outputs}
-    return _built("decoder", DECODERS, sizes, estimator, randomness, {"order": order})
+    settings = {"order": order, "n_conditions": n_conditions}
+    if callable(estimator.decoder):
+        sizes["n_components"] += n_conditions
+    return _built("decoder", DECODERS, sizes, estimator, randomness, settings)
 
 
 def build_encoder(estimator, n_inputs, n_outputs, randomness):
@@ -155,7 +161,7 @@ def build_lattices(estimator, name, model):
     value, k = getattr(estimator, name), model.n_components
     sizes = N_POINTS[name][k] if isinstance(value, str) else (int(value),)
     n_outputs, device = model.likelihood.n_outputs, model.like.device
-    n_bytes = _BYTES_OF_OUTPUT * max(sizes) * n_outputs
+    n_bytes = _BYTES_OF_OUTPUT * max(sizes) * n_outputs * model.n_groups
     if not is_available(n_bytes, device):
         raise ValueError(
             f"{name}={max(sizes)} expects {n_bytes / 2**30:.3g} GiB of memory, for {n_outputs} "

@@ -2,7 +2,7 @@
 
 import torch
 
-from . import _checks, _parts, _readouts, _transformations
+from . import _checks, _conditions, _parts, _readouts, _transformations
 from ._estimator import LatentEstimator
 from ._lattice_queries import LatticeQueries
 from ._rows import split
@@ -65,6 +65,13 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         rates are in proportion to it: a column of X by its name or number, which is positive, told
         and not modelled; or "total", the sum of a row's counts. Decoded rows and samples are those
         of the median exposure; `reconstruct` and `impute` give those of the row's own.
+    condition_columns : str, int or list of these, optional
+        Columns of X, by name or number, that the decoder is told and does not model: p(x | z, c),
+        so that the map leaves out what they explain. Categories, flags, and columns of at most 16
+        different numbers have levels; others are standardised. Rows of equal conditions share a
+        decoded lattice, whose cost a batch grows with the number of groups; where there are more
+        than 64 different ones, near ones are grouped, see `condition_groups_` and
+        `condition_error_`, and all of a group are told its mean.
     decoder : {"mlp", "conv"} or callable, default="mlp"
         A callable maps (n_components, n_features) to a torch module from torus coordinates in
         turns, of shape (m, n_components), to outputs of shape (m, n_features), where 0 is the mean
@@ -140,6 +147,12 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         The evaluation lattice, in turns: the points that the columns of `posterior` stand for.
     decoder_ : torch.nn.Module
     likelihood_ : skqlvm.engine.likelihoods.ExponentialFamily
+    condition_groups_ : ndarray of shape (n_groups, n_conditions)
+        Conditions that share a decoded lattice, where there are `condition_columns`; codes of
+        categories.
+    condition_error_ : float
+        Root mean square distance of a row's conditions from those of its group, in standard
+        deviations; 0 where each condition is a group.
     noise_variance_ : float or ndarray of shape (n_features,)
         Noise of a Gaussian, in squared units of X; of mixed columns not a number for the others.
     dispersion_ : ndarray
@@ -188,6 +201,7 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         likelihood="gaussian",
         noise_variance="spherical",
         exposure=None,
+        condition_columns=None,
         decoder="mlp",
         hidden_layer_sizes=(256, 256),
         harmonic_order="auto",
@@ -213,6 +227,7 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
             likelihood=likelihood,
             noise_variance=noise_variance,
             exposure=exposure,
+            condition_columns=condition_columns,
             max_iter=max_iter,
             batch_size=batch_size,
             learning_rate=learning_rate,
@@ -263,8 +278,12 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         order = _parts.harmonic_order(self.harmonic_order, n_components, n_rows)
         likelihood = _parts.build_likelihood(self, tabulated=True)
         maps = _transformations.build(self, n_features, likelihood)
-        decoder = _parts.build_decoder(self, likelihood.n_outputs, order, randomness)
-        return models.Model(n_components, _parts.PRIORS["torus"], decoder, likelihood, order, maps)
+        told = self._told
+        decoder = _parts.build_decoder(
+            self, likelihood.n_outputs, order, randomness, _conditions.n_numbers(told)
+        )
+        prior = _parts.PRIORS["torus"]
+        return models.Model(n_components, prior, decoder, likelihood, order, maps, told)
 
     def _objective(self, model, fit):
         # the evaluation lattice, too: one that does not fit is refused before training
@@ -274,7 +293,7 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
             model,
             sizes,
             fit.some(fit.batch_size),
-            n_bytes=_TRAINING_BYTES,
+            n_bytes=_TRAINING_BYTES // min(model.n_groups, fit.batch_size),
             spared=spared,
             n_copies=_transformations.n_trained(model.n_copies),
         )

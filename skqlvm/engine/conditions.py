@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from .atlas import Atlas, Normalizers
 from .likelihoods import ExponentialFamily
 
-
 _APART = 1e3
 """Standard deviations of a real number that two levels are apart: groups do not mix levels."""
 
@@ -36,7 +35,15 @@ class Conditions(nn.Module):
         What each group's condition is, in the units of x, float64.
     shares : Tensor of shape (n_groups,)
         How many of the rows of a fit each group has, as fractions, float64.
+
+    Attributes
+    ----------
+    error : float
+        Root mean square distance of a row of the fit from its group in the columns of real numbers,
+        in standard deviations.
     """
+
+    error = 0.0
 
     loc: Tensor
     scale: Tensor

@@ -121,6 +121,11 @@ class Model(nn.Module):
         return 1 if self.transformations is None else len(self.transformations)
 
     @property
+    def n_groups(self) -> int:
+        """Groups of rows for each of which a lattice is decoded."""
+        return 1 if self.conditions is None else len(self.conditions)
+
+    @property
     def like(self) -> Tensor:
         """A parameter of the decoder, whose device and dtype points are brought to."""
         return next(self.decoder.parameters())
