@@ -8,15 +8,13 @@ from sklearn.utils.validation import check_is_fitted
 from . import _data, _readouts
 from ._estimator import checked_finite
 from ._imputation import Imputation, LatticePredictions
+from ._posterior_queries import PosteriorQueries
 from ._rows import as_tensor
-from .engine import objectives, posteriors, quadrature
+from .engine import objectives, posteriors, quadrature, refinement, summaries
 from .engine.precision import own_settings
 
-_ROWS_REFINED = 2**14
-"""Rows that are scored together, and share the points that are decoded for them."""
 
-
-class LatticeQueries(Imputation, TransformerMixin):
+class LatticeQueries(PosteriorQueries, Imputation, TransformerMixin):
     """Mixin of the estimator that keeps a decoded lattice, `_atlas`, of the points `lattice_`."""
 
     def transform(self, X):
@@ -96,21 +94,6 @@ class LatticeQueries(Imputation, TransformerMixin):
 
         return self._rescaled(self._over_rows(X, reconstruct, self._row_bytes(X)), X)
 
-    def posterior(self, X):
-        """Return the posterior probabilities of the points of `lattice_`; rows sum to 1.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_points_eval)
-        """
-        return self._from_table(
-            self._queried(X), lambda log_w, _: posteriors.responsibilities(log_w)
-        )
-
     def transformation_posterior(self, X):
         """Return the posterior probabilities of the `transformations`; rows sum to 1.
 
@@ -135,17 +118,19 @@ class LatticeQueries(Imputation, TransformerMixin):
     def score_samples(self, X, return_std=False):
         """Return the log marginal likelihood of every row, in nats, over the evaluation lattice.
 
-        ``log 1/m sum_j p(x | z_j)``: a log mean exp, comparable between lattices of any size. For
-        a posterior that is too narrow for the lattice, the values of the 8 points of most weight
-        are means over their cells, of 3, 9 or 27 points in one, two or three dimensions. With
-        `transformations`, p(x | z) is their sum, ``sum_s pi_s p(W_s x | z) |det W_s|``.
+        ``log 1/m sum_j p(x | z_j)``: a log mean exp, comparable between lattices of any size. A
+        posterior that is too narrow for the lattice gets a lattice of its own around each of its
+        peaks, whose points are decoded for the row; scores are then those of a lattice that is a
+        hundred times denser, to about 0.01 nats. With `transformations`, p(x | z) is their sum,
+        ``sum_s pi_s p(W_s x | z) |det W_s|``.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
         return_std : bool, default=False
             Also return the standard error of the quadrature: the standard deviation of the result
-            over 8 independent random shifts of the lattice. Each shift is decoded anew.
+            over 8 independent random shifts of all lattices, times 1.18, so that twice it covers
+            the log likelihood for 95 % of the rows. Each shift is decoded anew.
 
         Returns
         -------
@@ -154,23 +139,15 @@ class LatticeQueries(Imputation, TransformerMixin):
             Only if `return_std`.
         """
         X = self._queried(X)
-        chart = self._chart(X)
+        rows, chart = self._chunks(X, self._row_bytes(X)), self._chart(X)
         with own_settings(gradients=False):
-            parts = [
-                self._scored(chart, X[start : start + _ROWS_REFINED], return_std)
-                for start in range(0, X.shape[0], _ROWS_REFINED)
-            ]
-        nats, std = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return (checked_finite(nats), std) if return_std else checked_finite(nats)
-
-    def _scored(self, chart, X, return_std):
-        """Scores of rows and their standard errors, which are left at zero where not asked for."""
-        rows = self._chunks(X, self._row_bytes(X))
-        nats = quadrature.refined_log_marginal(self._model, chart, rows).numpy()
-        if not return_std:
-            return nats, np.zeros_like(nats)
-        lattice = torch.from_numpy(self.lattice_)
-        return nats, quadrature.standard_error(self._model, lattice, rows, refined=True).numpy()
+            nats = refinement.refined_log_marginal(self._model, chart, rows).numpy()
+            checked_finite(nats)
+            if not return_std:
+                return nats
+            lattice = torch.from_numpy(self.lattice_)
+            std = quadrature.standard_error(self._model, lattice, rows, refined=True)
+        return nats, std.numpy()
 
     def get_feature_names_out(self, input_features=None):
         """Return the names of the columns of `transform`.
@@ -225,6 +202,26 @@ class LatticeQueries(Imputation, TransformerMixin):
         """Working memory of a row: that of each of its copies."""
         return self._table_bytes(X, len(self.lattice_)) * self._model.n_copies
 
+    def _quadrature_points(self):
+        u = torch.from_numpy(self.lattice_).to(self._model.like.device)
+        return summaries.Points.of(self._model.prior, u)
+
+    def _posteriors(self, X, points):
+        model, chart = self._model, self._chart(X)
+        if model.transformations is not None:
+            return super()._posteriors(X, points)
+
+        def of_rows(x):
+            log_w = refinement.log_weights(model, chart, x)
+            total, refined = refinement.refine(model, chart, x, log_w.clone())
+            return summaries.Posterior(points, log_w, total, refined)
+
+        return of_rows
+
+    def _log_weights(self, X):
+        model, chart = self._model, self._chart(X)
+        return lambda x: quadrature.relative(model, chart, x)
+
     def _embedded(self, X, output):
         X = self._queried(X)
         _readouts.check(self)
@@ -236,12 +233,11 @@ class LatticeQueries(Imputation, TransformerMixin):
 
     def _from_table(self, X, function):
         """Apply a function of log weights and points to all rows of X, some at a time."""
-
-        chart = self._chart(X)
+        log_weights, points = self._log_weights(X), torch.from_numpy(self.lattice_)
 
         def of_rows(x):
-            log_w = quadrature.relative(self._model, chart, x)
-            return function(log_w, chart.points.to(log_w))
+            log_w = log_weights(x)
+            return function(log_w, points.to(log_w))
 
         return self._over_rows(X, of_rows, self._row_bytes(X))
 

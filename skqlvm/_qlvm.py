@@ -145,6 +145,8 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
     ----------
     lattice_ : ndarray of shape (n_points_eval, n_components)
         The evaluation lattice, in turns: the points that the columns of `posterior` stand for.
+    aggregate_posterior_ : ndarray of shape (n_points_eval,)
+        Mean of the posteriors of up to 500 rows of the last fit, over `lattice_`; sums to one.
     decoder_ : torch.nn.Module
     likelihood_ : skqlvm.engine.likelihoods.ExponentialFamily
     condition_groups_ : ndarray of shape (n_groups, n_conditions)
@@ -317,6 +319,7 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
                 _checks.warn_if_coarse(effective, len(points), error)
         found = {
             "lattice_": points.numpy(),
+            "aggregate_posterior_": weights.double().mean(0).cpu().numpy(),
             "harmonic_order_": model.harmonic_order,
             "_atlas": atlas,
             "_coarse": coarse or self._coarse,

@@ -337,7 +337,7 @@ def test_nested_lattice_of_more_than_three_dimensions_is_refused():
         lattices.nested(4, 8)
 
 
-# a finer lattice around every point
+# cells
 
 
 @pytest.mark.parametrize(("k", "m"), [(1, 1), (1, 7), (2, 1), (2, 13), (2, 610), (3, 31), (3, 101)])
@@ -352,16 +352,3 @@ def test_basis_spans_the_lattice_by_vectors_that_are_short(k, m):
     shortest = min([1.0, *distances[distances > 1e-9].tolist()])
     assert basis.norm(dim=1).min().item() == pytest.approx(shortest)
     assert basis.norm(dim=1).max() < 2.5 * m ** (-1 / k)
-
-
-@pytest.mark.parametrize(("k", "m"), [(1, 7), (2, 13), (2, 55), (3, 31)])
-def test_subdivided_lattice_is_a_finer_lattice_around_each_point(k, m, generator):
-    """Its 3^k m points differ by points of it, and those it came from are centres of cells."""
-    points, shifts = lattices.lattice(k, m), lattices.subdivision(lattices.lattice(k, m))
-    fine = torus.wrap(points[:, None] + shifts).flatten(0, 1)
-    assert len(fine) == 3**k * m
-    for step in fine[torch.randperm(len(fine), generator=generator)[:5]]:
-        moved = torus.difference(fine[:, None] + step, fine[None]).norm(dim=2)
-        assert moved.amin(1).max() < 1e-9
-    assert not shifts[0].any()
-    torch.testing.assert_close(shifts.sum(0), torch.zeros(k, dtype=torch.float64))

@@ -174,7 +174,7 @@ def test_importance_from_the_exact_posterior_is_log_p_for_every_number_of_draws(
     known = LinearGaussian(k)
     X, model = known.sample(23), known.fitted(kind)
     for n_draws in (1, 2, 7, 501):
-        nats, std = model.score_samples(X, "importance", n_draws, return_std=True)
+        nats, std = model.score_samples(X, "encoder", n_draws, return_std=True)
         np.testing.assert_allclose(nats, known.nats(X), rtol=0, atol=1e-9)
         np.testing.assert_allclose(std, 0 if n_draws > 1 else np.inf, atol=1e-9)
 
@@ -217,7 +217,7 @@ def test_standard_error_of_importance_is_that_of_the_mean_weight(shift, stretch)
     the variance of their logarithms."""
     known = LinearGaussian(1, shift=shift, stretch=stretch)
     X = known.sample(7)
-    _, std = known.fitted().score_samples(X, "importance", 10_007, return_std=True)
+    _, std = known.fitted().score_samples(X, "encoder", 10_007, return_std=True)
     spread = 2 * stretch**2 - 1
     second_moment = stretch**2 / spread**0.5 * np.exp(shift**2 / known.exact.item() / spread)
     np.testing.assert_allclose(std, ((second_moment - 1) / 10_007) ** 0.5, rtol=0.1)
@@ -301,7 +301,7 @@ def test_constant_decoder_scores_the_same_for_any_dimension_draws_and_batch(
         losses += [*model.history_["loss"], *model.history_["validation_loss"]]
     np.testing.assert_allclose(losses, -expected, rtol=0, atol=1e-4)
     for n_draws in (1, 7, 1009):
-        for method in ("importance", "elbo"):
+        for method in ("encoder", "elbo"):
             np.testing.assert_allclose(
                 model.score_samples(X, method, n_draws), expected, rtol=0, atol=1e-9
             )

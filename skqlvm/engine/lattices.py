@@ -8,7 +8,6 @@ digit of a coordinate is already wrong at m = 6765.
 from __future__ import annotations
 
 from functools import lru_cache
-from itertools import product
 from math import gcd, pi
 
 import torch
@@ -176,16 +175,6 @@ def basis(points: Tensor) -> Tensor:
         if len(chosen) == points.shape[1]:
             break
     return chosen
-
-
-def subdivision(points: Tensor) -> Tensor:
-    """Return the shifts, (3^k, k), under which copies of a lattice make a 3^k times finer one.
-
-    The first is none; the others lead from a point to the rest of its cell, whose centre it is.
-    """
-    k = points.shape[1]
-    thirds = torch.tensor(list(product((0.0, 1.0, -1.0), repeat=k)), dtype=points.dtype) / 3
-    return thirds.to(points.device) @ basis(points)
 
 
 def random_shift(n_components: int, generator: torch.Generator) -> Tensor:

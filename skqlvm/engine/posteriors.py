@@ -6,7 +6,7 @@ responsibilities, their softmax, whose rows sum to one. Points and coordinates a
 
 from __future__ import annotations
 
-from math import isqrt
+from math import isqrt, pi
 
 import torch
 from torch import Tensor
@@ -99,3 +99,23 @@ def entropy(weights: Tensor) -> Tensor:
 def effective_points(weights: Tensor) -> Tensor:
     """Return ``1 / sum_j w_j^2``, the number of points that carry a posterior: from 1 to m."""
     return 1 / weights.square().sum(1)
+
+
+def circular_std(resultant: Tensor) -> Tensor:
+    """Return the circular standard deviation in turns, ``sqrt(-2 log R) / (2 pi)``.
+
+    Of a wrapped normal it is that of the normal; of a resultant length R of 0, a large number.
+    """
+    tiny = torch.finfo(resultant.dtype).tiny
+    return (-2 * resultant.clamp(tiny, 1).log()).sqrt() / (2 * pi)
+
+
+def credible(weights: Tensor, level: float) -> Tensor:
+    """Return the smallest sets of points that have a share `level` of each row's mass, (n, m).
+
+    The points of most weight, until there are enough.
+    """
+    ordered, order = weights.sort(1, descending=True)
+    before = ordered.cumsum(1) - ordered
+    inside = before < level * weights.sum(1, keepdim=True)
+    return torch.zeros_like(inside).scatter_(1, order, inside)

@@ -36,6 +36,10 @@ class UniformTorus:
         """
         return u, u.new_zeros(len(u))
 
+    def cube(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the points of the cube whose nodes are z (n, k), and log |du / dz|, (n,)."""
+        return torus.wrap(z), z.new_zeros(len(z))
+
     def euclidean(self, z: Tensor) -> Tensor:
         """Return coordinates whose distances mean something, of shape (..., 2 k).
 
@@ -70,6 +74,11 @@ class StandardNormal:
         """
         z = _REACH * torch.special.ndtri(u)
         return z, self.log_prob(z) - self.log_prob(z / _REACH) + z.shape[-1] * log(_REACH)
+
+    def cube(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the points of the cube whose nodes are z (n, k), and log |du / dz|, (n,)."""
+        log_det = self.log_prob(z / _REACH) - z.shape[-1] * log(_REACH)
+        return torch.special.ndtr(z / _REACH), log_det
 
     def euclidean(self, z: Tensor) -> Tensor:
         """Return coordinates whose distances mean something: the points themselves."""
