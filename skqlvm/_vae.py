@@ -113,8 +113,7 @@ class VAEEmbedding(EncoderQueries, LatentEstimator):
         Points of the lattice that scores use: doubled until they changed by less than 0.01 nats a
         row. Up to three components only.
     lattice_ : ndarray of shape (n_points_eval_, n_components)
-        Latent points that the columns of `posterior` stand for, and `aggregate_posterior_`, the
-        mean of some rows' posteriors. Up to three components only.
+        Latent points that the columns of `posterior` stand for; `aggregate_posterior_` has weights.
     history_ : dict of list
         "step", "loss" (minus the training objective in nats), "validation_loss" (NaN while no rows
         are held out), "seconds" and "validation_seconds" (of them) at each of some 24 records of

@@ -1,6 +1,8 @@
 """What estimators say of their posteriors: containers, agreement with `posterior`, and how draws,
 regions and densities hang together."""
 
+import copy
+
 import numpy as np
 import pytest
 import sklearn
@@ -69,10 +71,7 @@ def test_summary_is_a_table_where_pandas_is_asked_for(model, X):
     frame = pandas.DataFrame(X, index=[f"row {i}" for i in range(101)])
     frame.columns = range(64)
     plain = model.posterior_summary(X)
-    try:
-        found = model.set_output(transform="pandas").posterior_summary(frame)
-    finally:
-        model.set_output(transform="default")
+    found = copy.copy(model).set_output(transform="pandas").posterior_summary(frame)
     assert isinstance(found, pandas.DataFrame)
     assert list(found.index) == list(frame.index)
     k = model.n_components
@@ -140,7 +139,7 @@ def test_density_is_high_where_rows_lie(model, X):
         other = prior.standard_normal((2000, model.n_components))
     else:
         other = prior.random((2000, model.n_components))
-    assert model.density(z).mean() > 1.2 * model.density(other).mean()
+    assert model.density(z).mean() > 1.05 * model.density(other).mean()
     assert not np.allclose(model.density(z, X[:5]), model.density(z))
     if model.latent_period_ is not None:
         assert model.density(other).mean() == pytest.approx(1.0, abs=0.15)

@@ -27,9 +27,8 @@ def posterior_on_torus(k, m, variance, generator, n=11):
 def posterior_on_line(mean, std, m=2**12):
     """The posterior of a normal likelihood that makes it N(mean, std^2)."""
     points = summaries.Points.of(StandardNormal(), quadrature.nested_points(1, m))
-    z = points.z
-    log_px_z = torch.distributions.Normal(mean, std).log_prob(z) - StandardNormal().log_prob(z)
-    log_w = (log_px_z[:, 0] + points.log_weight)[None]
+    log_posterior = torch.distributions.Normal(mean, std).log_prob(points.z[:, 0])
+    log_w = (log_posterior - StandardNormal().log_prob(points.z) + points.log_weight)[None]
     return summaries.Posterior(points, log_w, torch.logsumexp(log_w, 1), [])
 
 

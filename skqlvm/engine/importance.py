@@ -19,7 +19,7 @@ from torch import Tensor
 
 from . import laplace, lattices, objectives
 from .conditions import by_group
-from .models import Draws, EncoderModel
+from .models import EncoderModel
 from .priors import Prior
 from .proposals import FullNormal, Proposal, Wrapped
 
@@ -72,10 +72,6 @@ class Mixture:
         shares = torch.tensor(self.n_draws).to(z) / sum(self.n_draws)
         return torch.logsumexp(torch.stack(logs, -1) + shares.log(), -1)
 
-    def detached(self) -> Mixture:
-        """Return the same proposal with constant parameters."""
-        return Mixture(self.prior, [part.detached() for part in self.parts], self.n_draws)
-
     def chosen(self, rows: Tensor) -> Mixture:
         """Return the proposals of some rows."""
         return Mixture(self.prior, [_chosen(part, rows) for part in self.parts], self.n_draws)
@@ -118,18 +114,24 @@ def estimate(
     """
     proposals, state, results = mixture(model, x, n_draws), generator.get_state(), []
     for rows in torch.arange(len(x), device=x.device).split(n_at_once):
-        drawn = _drawn(model, proposals.chosen(rows), x[rows], generator.set_state(state))
-        results.append(objectives.estimate_of(drawn, model.prior))
+        generator.set_state(state)
+        log_w, base = _log_weights(model, proposals.chosen(rows), x[rows], generator)
+        nats = objectives.log_mean_exp(log_w) + base
+        results.append(torch.stack([nats, objectives.standard_error(log_w)], 1))
     return torch.cat(results)
 
 
-def _drawn(model: EncoderModel, proposals: Mixture, x: Tensor, generator: torch.Generator) -> Draws:
+def _log_weights(
+    model: EncoderModel, proposals: Mixture, x: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Log importance weights (n, S) of draws for rows x, less the bases (n,) of these."""
     z, terms, group = proposals.at(generator), model.likelihood.terms(x), model.groups(x)
     n_shared = proposals.n_draws[0]
     parts = [_table(model, x, z[0, :n_shared]).to(z)] if n_shared else []
     for part in z[:, n_shared:].split(model.n_decoded, 1):
         parts.append(model.likelihood.paired(terms, model.outputs(part, group).to(z)))
-    return Draws(proposals, z, torch.cat(parts, 1), terms.base)
+    log_px_z = torch.cat(parts, 1)
+    return log_px_z + model.prior.log_prob(z) - proposals.log_prob(z), terms.base
 
 
 def _table(model: EncoderModel, x: Tensor, z: Tensor) -> Tensor:
@@ -177,7 +179,8 @@ def _peaks(model: EncoderModel, x: Tensor, encoder: Proposal) -> list[Proposal]:
     found = laplace.Peaks.joined([_climbed(model, x[i], z, scale) for z, i in pairs])
     mass = torch.nan_to_num(found.log_mass(), float("-inf")).view(-1, n_starts)
     first = torch.arange(len(x), device=x.device) * n_starts
-    normals, best = [], mass.argsort(1, descending=True)
+    normals: list[Proposal] = []
+    best = mass.argsort(1, descending=True)
     for i in range(n_starts):
         lost = mass.gather(1, best[:, :1]) - mass.gather(1, best[:, i : i + 1])
         place = torch.where(lost < _NEGLIGIBLE, best[:, i : i + 1], best[:, :1])[:, 0]

@@ -53,9 +53,11 @@ _NEGLIGIBLE = 9.0
 _SLACK = 2.0
 """How much more than its curvature says a peak may be above the lattice points around it."""
 
-_N_STEPS, _REACH, _WIDEST, _INFLATION = 3, 0.05, 0.08, 1.4
-"""Steps of Newton's method, the longest of them and the widest local normal, both in turns, and how
-much wider than a posterior's curvature says its local lattice is."""
+INFLATION = 1.4
+"""How much wider a local lattice is than the curvature of a posterior says."""
+
+_N_STEPS, _REACH, _WIDEST = 3, 0.05, 0.08
+"""Steps of Newton's method, the longest of them and the widest local normal, both in turns."""
 
 _ROWS_AT_ONCE, _LOCAL_BYTES = 512, 2**24
 
@@ -218,7 +220,7 @@ def _refined(
     n_peaks = exists.shape[1]
     normals = FullNormal(
         found.normal.loc.unflatten(0, exists.shape),
-        _INFLATION * found.normal.scale_tril.unflatten(0, exists.shape),
+        INFLATION * found.normal.scale_tril.unflatten(0, exists.shape),
     )
     noise = local_noise(points).to(points)
     z = normals.loc[:, :, None] + noise @ normals.scale_tril.mT

@@ -156,7 +156,13 @@ def sample(posterior: Posterior, n_draws: int, generator: torch.Generator) -> Te
         local = posterior.local_weights(part)
         both = torch.cat([weights[part.rows], local.flatten(1)], 1)
         place = _drawn(both, n_draws, generator)
-        z[part.rows] = _moved(points, place.clamp(max=len(points.u) - 1), edges, generator)
+        on_lattice = place.clamp(max=len(points.u) - 1)
+        # where local points are denser than the lattice, a cell is what they leave of it
+        log_cell = torch.zeros_like(weights[part.rows])
+        before = posterior.log_w[part.rows].gather(1, part.places)
+        log_cell.scatter_(1, part.places, part.log_w - before)
+        size = (log_cell.gather(1, on_lattice) / k).exp()[:, :, None]
+        z[part.rows] = _moved(points, on_lattice, edges, generator, size)
         row, draw = (place >= len(points.u)).nonzero(as_tuple=True)
         number = place[row, draw] - len(points.u)
         z[part.rows[row], draw] = _around(points, part, row, number, generator)
@@ -177,8 +183,15 @@ def _jitter(shape: tuple[int, ...], edges: Tensor, generator: torch.Generator) -
     return u.to(edges.device) @ edges
 
 
-def _moved(points: Points, place: Tensor, edges: Tensor, generator: torch.Generator) -> Tensor:
-    u = points.u[place] + _jitter(tuple(place.shape), edges, generator)
+def _moved(
+    points: Points,
+    place: Tensor,
+    edges: Tensor,
+    generator: torch.Generator,
+    size: Tensor | float = 1.0,
+) -> Tensor:
+    """Points of the cells of lattice points, of which `size` is the length of the edges."""
+    u = points.u[place] + size * _jitter(tuple(place.shape), edges, generator)
     if points.prior.period is not None:
         return points.prior.quantile(torus.wrap(u))
     # a cell that reaches over the border of the cube is folded back: its ends are not neighbours
@@ -193,14 +206,24 @@ def _around(
     number: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
-    """Points of the cells of local lattices, by rows of a part and numbers of their points."""
+    """Points of the cells of local lattices, by rows of a part and numbers of their points.
+
+    Of some points of each cell one is taken, as the normal of the peak's curvature has it.
+    """
     n_local = part.z.shape[2]
     u = torch.special.ndtr(refinement.local_noise(points.u))
-    moved = u[number % n_local] + _jitter((len(number),), lattices.basis(u), generator)
+    shape = (len(number), _TRIED)
+    moved = u[number % n_local, None] + _jitter(shape, lattices.basis(u), generator)
     noise = torch.special.ndtri(torus.wrap(moved).clamp(1e-9, 1 - 1e-9))
-    peak = number // n_local
+    narrower = torch.softmax(0.5 * (1 - refinement.INFLATION**2) * noise.square().sum(2), 1)
+    taken = _drawn(narrower, 1, generator)[:, :, None].expand(-1, -1, u.shape[1])
+    peak, noise = number // n_local, noise.gather(1, taken)[:, 0]
     loc, scale_tril = (v[row, peak].double() for v in vars(part.normals).values())
     return torus.wrap(loc + (scale_tril @ noise[:, :, None])[:, :, 0])
+
+
+_TRIED = 16
+"""Points of a local cell that one is taken from."""
 
 
 def density(points: Points, weights: Tensor, z: Tensor) -> Tensor:
@@ -211,9 +234,9 @@ def density(points: Points, weights: Tensor, z: Tensor) -> Tensor:
     """
     u, log_det = points.prior.cube(z)
     m, k = points.u.shape
-    kappa = (2 * pi * m ** (-1 / k)) ** -2
-    log_normalizer = k * (log(float(torch.special.i0e(torch.tensor(kappa).double()))))
+    kappa = torch.tensor((2 * pi * m ** (-1 / k)) ** -2, dtype=torch.float64)
+    log_normalizer = k * torch.special.i0e(kappa).log().to(u)
     at = torus.to_circle(points.u.to(u))
     cosines = torch.addmm(u.new_tensor(float(-k)), torus.to_circle(u), at.T)
-    kernels = (kappa * cosines - log_normalizer).exp()
+    kernels = (kappa.to(u) * cosines - log_normalizer).exp()
     return (kernels @ weights.to(u)) * log_det.exp()
