@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -223,6 +224,7 @@ class LatentEstimator(
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         kind = _parts.kind_of(self.likelihood)
         tags.input_tags.allow_nan = kind is None or kind.allows_missing
+        tags.input_tags.sparse = kind is not None and kind.sparse
         return tags
 
     def __getstate__(self):
@@ -347,7 +349,8 @@ class LatentEstimator(
 
     def _table_bytes(self, X, n_points):
         """Working memory of a row: its part of the table, and of the data."""
-        return (n_points + 3 * X.shape[1]) * X.itemsize
+        n_numbers = X.nnz // X.shape[0] + 1 if issparse(X) else X.shape[1]
+        return (n_points + 3 * n_numbers) * X.dtype.itemsize
 
     def score(self, X, y=None, sample_weight=None):
         """Return the mean of `score_samples` over the rows of X, in nats.

@@ -5,9 +5,10 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
+from scipy.sparse import issparse
 
 from . import _blocks, _checks
-from .engine import lattices, likelihoods, models, networks, priors
+from .engine import atlas, lattices, likelihoods, models, networks, priors
 from .engine.memory import is_available
 from .engine.randomness import Stream
 
@@ -28,6 +29,9 @@ SHAPING = ("decoder", "hidden_layer_sizes", "harmonic_order", "image_shape")
 _BYTES_OF_OUTPUT = 24
 """Memory that each number takes which is decoded once for all queries: twice in float32, and twice
 in float64 while directions are sought."""
+
+_BYTES_OF_WIDE_OUTPUT = 8
+"""The same where there are so many that directions are sought among some points."""
 
 _TRIED = 0.25
 """Input that modules are tried on; at zeros, some operations in place would not show."""
@@ -120,7 +124,8 @@ def check_data(name, likelihood, X):
     """Raise unless data suit a likelihood, which `name` is the estimator's word for."""
     for start in range(0, X.shape[0], 4096):
         try:
-            likelihood.check(X[start : start + 4096])
+            part = X[start : start + 4096]
+            likelihood.check(part.data[:, None] if issparse(part) else part)
         except ValueError as error:
             remedy = "use likelihood='gaussian'"
             if isinstance(likelihood, likelihoods.Categorical | likelihoods.Mixed):
@@ -161,7 +166,9 @@ def build_lattices(estimator, name, model):
     value, k = getattr(estimator, name), model.n_components
     sizes = N_POINTS[name][k] if isinstance(value, str) else (int(value),)
     n_outputs, device = model.likelihood.n_outputs, model.like.device
-    n_bytes = _BYTES_OF_OUTPUT * max(sizes) * n_outputs * model.n_groups
+    wide = n_outputs > atlas.WIDEST_WHOLE
+    n_bytes_each = _BYTES_OF_WIDE_OUTPUT if wide else _BYTES_OF_OUTPUT
+    n_bytes = n_bytes_each * max(sizes) * n_outputs * model.n_groups
     if not is_available(n_bytes, device):
         raise ValueError(
             f"{name}={max(sizes)} expects {n_bytes / 2**30:.3g} GiB of memory, for {n_outputs} "

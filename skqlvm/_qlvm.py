@@ -5,8 +5,8 @@ import torch
 from . import _checks, _conditions, _parts, _readouts, _transformations
 from ._estimator import LatentEstimator
 from ._lattice_queries import LatticeQueries
-from ._rows import split
 from .engine import lattices, marginal, models, optimizers, posteriors, quadrature
+from .engine.rows import split
 
 _TRAINING_BYTES = 2**30
 _SPARED = {"highest": 2**-24, "medium": 1e-2}

@@ -114,12 +114,10 @@ def test_complete_rows_keep_their_bits_beside_rows_with_gaps(name, dtype, factor
     complete = ~ragged.isnan().any(1)
     model, z = torus_model(name, x, generator), lattices.lattice(2, 89)
     [chart] = quadrature.charts(model, z, factored=factored)
-    index = torch.randint(89, (N, 5), generator=generator)
     likelihood, with_normalizers = model.likelihood, chart.with_normalizers(model.likelihood, dtype)
     for ask in (
         lambda chart, x: chart.relative(likelihood, x),
         lambda chart, x: chart.offset(likelihood, x),
-        lambda chart, x: chart.paired(likelihood, x, index),
         lambda chart, x: refinement.refined_log_marginal(model, chart, [x]),
         lambda chart, x: likelihood.terms(x).base,
     ):

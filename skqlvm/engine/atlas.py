@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .likelihoods import ExponentialFamily
 from .precision import full_precision
 from .rows import entries, product
 
-_WIDEST_FACTORED = 2048
-"""Above so many outputs the decomposition would cost more than it saves."""
+WIDEST_WHOLE = 2048
+"""Outputs up to which directions are those of all points; of more, `spanned` seeks them."""
+
+_SAMPLED = 640
+"""Points among which the directions of many outputs are sought: more than layers are wide."""
+
+_AT_ONCE = 512
+"""Points with many outputs that are decoded at a time."""
 
 _ROUNDING = 3e-7
 """Directions whose singular value is below this fraction of the largest are float32's rounding."""
@@ -98,22 +106,6 @@ class Atlas(NamedTuple):
         mean = values.mean(0, dtype=torch.float64)
         return Normalizers(values.sub_(mean.to(dtype)), mean)
 
-    def along(self, other: Atlas) -> Atlas:
-        """Return the atlas in the directions of another one, if it lies in them; else itself.
-
-        Products for single points are cheaper then, as they are few. This one is not factored.
-        """
-        if other.directions is None:
-            return self
-        center, directions = other.center, other.directions
-        with full_precision():
-            coordinates = (self.coordinates - center.to(self.coordinates)) @ directions.T
-            again = torch.addmm(center.to(coordinates), coordinates, directions)
-        distance = (again - self.coordinates).abs().amax()
-        if float(distance) > _ROUNDING * len(directions) * float(self.coordinates.abs().amax()):
-            return self
-        return self._replace(coordinates=coordinates, directions=directions, center=center)
-
     def relative(self, likelihood: ExponentialFamily, x: Tensor) -> Tensor:
         """Return log w_ij less `offset`: all that a posterior needs.
 
@@ -151,39 +143,6 @@ class Atlas(NamedTuple):
         if len(rows) == len(table):
             return table.add_(total).addmm_(weight, normalizers.T, alpha=-1)
         change = torch.addmm(total, weight[rows], normalizers.T, alpha=-1)
-        return table.index_add_(0, rows, change)
-
-    def paired(self, likelihood: ExponentialFamily, x: Tensor, index: Tensor) -> Tensor:
-        """Return log w_ij less `offset`, as `relative` has it, at points of each row's own.
-
-        Parameters
-        ----------
-        likelihood : ExponentialFamily
-        x : Tensor of shape (n_samples, n_features)
-        index : Tensor of shape (n_samples, n_some), int64
-
-        Returns
-        -------
-        Tensor of shape (n_samples, n_some)
-        """
-        statistics, weight = likelihood.sufficient(x)
-        like = entries(x)
-        with full_precision():
-            if self.directions is not None:
-                statistics = product(statistics, self.directions.to(like))
-            if statistics.layout == torch.sparse_csr:
-                products = _paired(statistics, self.coordinates, index)
-            else:
-                products = (self.coordinates[index].to(like) @ statistics[:, :, None])[:, :, 0]
-        table = products + self.bias.to(like)[index]
-        if weight is None:
-            return table
-        rows = _reweighed(weight).nonzero()[:, 0]
-        total, weight, index = (self.log_weight - self.bias).to(like), weight[rows], index[rows]
-        if weight.shape[1] == 1:
-            return table.index_add_(0, rows, (1 - weight) * total[index])
-        normalizers = self._normalizers_of(likelihood, table.dtype).centered
-        change = total[index] - (normalizers[index] @ weight[:, :, None])[:, :, 0]
         return table.index_add_(0, rows, change)
 
     def offset(self, likelihood: ExponentialFamily, x: Tensor) -> Tensor:
@@ -234,20 +193,89 @@ def chart(
     return Atlas(points, coordinates, directions, center, bias, log_weight)
 
 
+def spanned(
+    likelihood: ExponentialFamily,
+    decode: Callable[[Tensor], Tensor],
+    points: Tensor,
+    log_weight: Tensor,
+) -> Atlas | None:
+    """Return the factored atlas of points whose outputs are too many to be held together.
+
+    The directions are those that eta spans at some of the points; where others turn out not to lie
+    in them, they are joined by those that these lack.
+
+    Parameters
+    ----------
+    likelihood : ExponentialFamily
+    decode : callable
+        Maps points (m, k) to outputs (m, n_outputs).
+    points, log_weight
+        As for `chart`.
+
+    Returns
+    -------
+    Atlas or None
+        None where directions are not worth it.
+    """
+    # at random: every tenth point of a lattice, say, may lie on a line
+    numbers = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))
+    center, directions = _span(likelihood.natural(decode(points[numbers[:_SAMPLED]])))
+    n_points, n_outputs = len(points), len(center)
+    coordinates, totals = [], []
+    for part in points.split(_AT_ONCE):
+        if len(directions) * (n_points + n_outputs) >= n_points * n_outputs:
+            return None
+        eta = likelihood.natural(decode(part))
+        totals.append(likelihood.total_log_normalizer(eta.double()))
+        found = _along(eta, center, directions)
+        if found is None:
+            directions = _extended(directions, eta, center)
+            found = _along(eta, center, directions)
+        if found is None:
+            return None
+        coordinates.append(found)
+    padded = [F.pad(part, (0, len(directions) - part.shape[1])) for part in coordinates]
+    log_weight = log_weight.to(center.device).double()
+    bias = log_weight - torch.cat(totals)
+    return Atlas(points, torch.cat(padded), directions, center, bias, log_weight)
+
+
+def _span(eta: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean of eta over few points of many outputs, and the directions that it varies in."""
+    center = eta.double().mean(0)
+    return center, _directions(eta.double() - center, float(eta.abs().amax())).to(eta)
+
+
+def _extended(directions: Tensor, eta: Tensor, center: Tensor) -> Tensor:
+    """Directions, and those that the eta of further points have beside them."""
+    before, rest = directions.double(), eta.double() - center
+    for _ in range(2):  # once more, for what rounding has left
+        rest = rest - (rest @ before.T) @ before
+    return torch.cat([directions, _directions(rest, float(eta.abs().amax())).to(directions)])
+
+
+def _directions(rest: Tensor, largest: float) -> Tensor:
+    """An orthonormal basis of few rows, less what is rounding of numbers up to the largest."""
+    squares, vectors = torch.linalg.eigh(rest @ rest.T)
+    rounding = torch.finfo(torch.float32).eps * largest * sum(n**0.5 for n in rest.shape)
+    kept = squares.clamp(min=0).sqrt() > max(rounding, _ROUNDING * float(squares[-1]) ** 0.5)
+    return torch.linalg.qr(rest.T @ vectors[:, kept]).Q.T
+
+
+def _along(eta: Tensor, center: Tensor, directions: Tensor) -> Tensor | None:
+    """The coordinates of eta in directions, or None if it does not lie in them."""
+    center = center.to(eta)
+    with full_precision():
+        coordinates = (eta - center) @ directions.T
+        again = torch.addmm(center, coordinates, directions)
+    distance = (again - eta).abs().amax()
+    lies = float(distance) <= _ROUNDING * len(directions) * float(eta.abs().amax())
+    return coordinates if lies else None
+
+
 def _reweighed(weight: Tensor) -> Tensor:
     """Which rows do not have each log-normaliser once, (n,), bool."""
     return (weight != 1).any(1)
-
-
-def _paired(x: Tensor, coordinates: Tensor, index: Tensor) -> Tensor:
-    """The products of sparse rows x with coordinates of their own points, (n, n_some)."""
-    counts, values = x.crow_indices().diff(), x.values()
-    row = torch.arange(len(counts), device=index.device).repeat_interleave(counts)
-    result = values.new_zeros(index.shape)
-    for some in torch.arange(len(row), device=index.device).split(2**16):
-        their = coordinates[index[row[some]], x.col_indices()[some, None]].to(values)
-        result.index_add_(0, row[some], values[some, None] * their)
-    return result
 
 
 def _factored(eta: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -256,7 +284,7 @@ def _factored(eta: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     That part has as few directions as it varies in.
     """
     n_points, n_outputs = eta.shape
-    if n_outputs > _WIDEST_FACTORED:
+    if n_outputs > WIDEST_WHOLE:
         return eta.new_zeros(n_outputs), eta, None
     center = eta.double().mean(0)
     centered = eta.double() - center

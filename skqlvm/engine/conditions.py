@@ -153,10 +153,6 @@ class Atlases:
         """Return log w_ij less `offset`, (n, m); see `Atlas.relative`."""
         return self._each(x, lambda atlas, rows: atlas.relative(likelihood, x[rows]))
 
-    def paired(self, likelihood: ExponentialFamily, x: Tensor, index: Tensor) -> Tensor:
-        """Return log w_ij less `offset` at points of each row's own; see `Atlas.paired`."""
-        return self._each(x, lambda atlas, rows: atlas.paired(likelihood, x[rows], index[rows]))
-
     def offset(self, likelihood: ExponentialFamily, x: Tensor) -> Tensor:
         """Return the part of log w_ij that is the same at all points, (n,)."""
         return self._each(x, lambda atlas, rows: atlas.offset(likelihood, x[rows]))
@@ -171,16 +167,6 @@ class Atlases:
 
 Chart = Atlas | Atlases
 """A decoded lattice, whatever a decoder is told."""
-
-
-def along(chart: Chart, other: Chart) -> Chart:
-    """Return a decoded lattice in the directions of another one; see `Atlas.along`."""
-    if isinstance(chart, Atlases) and isinstance(other, Atlases):
-        pairs = zip(chart.atlases, other.atlases, strict=True)
-        return Atlases(chart.conditions, [mine.along(theirs) for mine, theirs in pairs])
-    if isinstance(chart, Atlas) and isinstance(other, Atlas):
-        return chart.along(other)
-    raise TypeError("one lattice is decoded for groups, and the other one is not")
 
 
 def by_group(conditions: Conditions, x: Tensor, answer: Callable[[int, Tensor], Tensor]) -> Tensor:

@@ -242,7 +242,8 @@ class EncoderModel(Model):
         While training, in the precision of the encoder; else in that of x, so that a row's
         coordinates are the same alone and among others.
         """
-        inputs = self.told(self.likelihood.inputs(x), self.groups(x))
+        seen = x.to_dense() if x.layout == torch.sparse_csr else x
+        inputs = self.told(self.likelihood.inputs(seen), self.groups(x))
         if self.training:
             outputs = self.encoder(inputs.to(next(self.encoder.parameters())))
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from math import log
 from typing import NamedTuple
 
@@ -83,11 +84,19 @@ def _chart(
     model: Model, u: Tensor, group: int | None, factored: bool, ragged: torch.dtype | None
 ) -> atlas.Atlas:
     z, log_weight = model.prior.nodes(u.to(model.like.device))
+    outputs, chart = partial(_finite_outputs, model, group), None
+    if model.likelihood.n_outputs > atlas.WIDEST_WHOLE and factored:
+        chart = atlas.spanned(model.likelihood, outputs, z, log_weight)
+    if chart is None:
+        chart = atlas.chart(model.likelihood, outputs(z), z, log_weight, factored=factored)
+    return chart if ragged is None else chart.with_normalizers(model.likelihood, ragged)
+
+
+def _finite_outputs(model: Model, group: int | None, z: Tensor) -> Tensor:
     outputs = model.outputs(z, group)
     if not bool(outputs.isfinite().all()):
         raise FloatingPointError("the decoder's output is not finite")
-    chart = atlas.chart(model.likelihood, outputs, z, log_weight, factored=factored)
-    return chart if ragged is None else chart.with_normalizers(model.likelihood, ragged)
+    return outputs
 
 
 def ragged(rows: Iterable[Tensor]) -> torch.dtype | None:
@@ -179,7 +188,8 @@ def standard_error(
         In nats, on the processor.
     """
     generator = torch.Generator().manual_seed(0)
-    pays = sum(map(len, rows)) > 2 * model.likelihood.n_outputs
+    n_outputs = model.likelihood.n_outputs
+    pays = sum(map(len, rows)) > 2 * n_outputs or n_outputs > atlas.WIDEST_WHOLE
     kind = ragged(rows)
     nats: list[Tensor] = []
     for _ in range(N_SHIFTS):
