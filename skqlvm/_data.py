@@ -21,10 +21,7 @@ def validated(estimator, X, *, reset):
     """
     kind = _parts.kind_of(estimator.likelihood) if reset else estimator.likelihood_
     if issparse(X):
-        raise TypeError(
-            f"{type(estimator).__name__} expects a dense array, but got a sparse matrix. Use "
-            "X.toarray()."
-        )
+        return _sparse(estimator, X, kind, reset=reset)
     _checks.check_two_dimensional(X)
     _checks.check_columns(X)
     return validate_data(
@@ -35,6 +32,32 @@ def validated(estimator, X, *, reset):
         ensure_all_finite="allow-nan" if kind is None or kind.allows_missing else True,
         ensure_min_samples=2 if reset else 1,
     )
+
+
+def _sparse(estimator, X, kind, *, reset):
+    """Return sparse X in canonical CSR format; it is never made dense, and has no gaps."""
+    if kind is not None and not kind.sparse:
+        taken = [repr(name) for name, each in _parts.LIKELIHOODS.items() if each.sparse]
+        raise TypeError(
+            f"{type(estimator).__name__} expects a dense array, but got a sparse matrix. Use "
+            f"X.toarray(), or a likelihood that takes sparse rows: {', '.join(sorted(taken))}."
+        )
+    if getattr(estimator, "transformations", None) is not None:
+        raise TypeError(
+            "transformations expects a dense array, but got a sparse matrix. Use X.toarray()."
+        )
+    X = validate_data(
+        estimator,
+        X,
+        reset=reset,
+        accept_sparse="csr",
+        dtype=[np.float64, np.float32],
+        ensure_min_samples=2 if reset else 1,
+    )
+    if not X.has_canonical_format:
+        X = X.copy()
+        X.sum_duplicates()
+    return X
 
 
 def weighted(X, sample_weight, n_needed=1):
@@ -91,7 +114,7 @@ def gaps_by_rows(X):
 
 def has_gaps(X):
     """Whether a feature is missing somewhere."""
-    return any(missing is not None for _, missing in gaps_by_rows(X))
+    return not issparse(X) and any(missing is not None for _, missing in gaps_by_rows(X))
 
 
 def ragged(X):
@@ -119,6 +142,10 @@ def _gaps(X):
 
 def check(name, likelihood, X):
     """Raise unless data suit a likelihood, which `name` is the estimator's word for."""
+    if issparse(X) and not likelihood.sparse:
+        raise TypeError(
+            f"likelihood={name!r} expects a dense array, but got a sparse matrix. Use X.toarray()."
+        )
     if not likelihood.allows_missing and has_gaps(X):
         raise ValueError(
             f"Input X contains NaN, but likelihood={name!r} expects rows without missing features. "
@@ -129,6 +156,8 @@ def check(name, likelihood, X):
 
 def check_columns_there(estimator, X):
     """Raise if a feature is missing in all rows."""
+    if issparse(X):
+        return
     there = np.zeros(X.shape[1], dtype=bool)
     for _, missing in gaps_by_rows(X):
         there |= True if missing is None else ~missing.all(0)
@@ -151,7 +180,7 @@ def rows_to_start(X, rows):
     X : ndarray of shape (n_samples, n_features)
     rows : ndarray of int
     """
-    if issparse(X) or not has_gaps(X):
+    if not has_gaps(X):
         return rows
     lacking = np.isnan(X[np.sort(rows)]).all(0)
     more = []

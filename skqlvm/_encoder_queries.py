@@ -229,7 +229,7 @@ class EncoderQueries(Imputation, TransformerMixin):
         return self._over_rows(X, lambda x: self._model.propose(x).loc)
 
     def _check_encoder_parameters(self):
-        self._check_shared_parameters()
+        _parts.check_shared(self)
         _checks.check_integer("harmonic_order", self.harmonic_order, alternative="auto")
         _checks.check_hidden_layer_sizes(self.hidden_layer_sizes)
         _parts.check_choice("decoder", self.decoder, _parts.DECODERS)
@@ -257,11 +257,9 @@ class EncoderQueries(Imputation, TransformerMixin):
                 f"{instead}."
             )
 
-    def _build(self, n_features, n_rows, randomness):
+    def _build(self, likelihood, n_rows, randomness):
         k, wrapped = int(self.n_components), self.latent == "torus"
         order = _parts.harmonic_order(self.harmonic_order, k, n_rows) if wrapped else None
-        tabulated = k <= lattices.MOST_COMPONENTS
-        likelihood = _parts.build_likelihood(self, tabulated=tabulated)
         n_numbers = proposals.n_outputs(self.covariance_type, k, wrapped=wrapped)
         return models.EncoderModel(
             k,

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sklearn.utils.validation import check_is_fitted
 
 from . import _checks, _data
@@ -45,6 +46,11 @@ class Imputation:
         check_is_fitted(self)
         _checks.check_flag("return_std", return_std)
         rows = self._queried(X)
+        if issparse(rows):
+            raise TypeError(
+                "impute expects a dense array, but got a sparse matrix, which has no gaps. Use "
+                "NaN in X.toarray() for what is missing."
+            )
         filled, std = np.array(rows), np.zeros_like(rows)
         missing = np.isnan(rows)
         incomplete = missing.any(1).nonzero()[0]

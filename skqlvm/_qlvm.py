@@ -5,8 +5,8 @@ import torch
 from . import _checks, _parts, _readouts, _transformations
 from ._estimator import LatentEstimator
 from ._lattice_queries import LatticeQueries
-from ._rows import split
 from .engine import lattices, marginal, models, optimizers, posteriors, quadrature
+from .engine.rows import split
 
 _TRAINING_BYTES = 2**30
 _SPARED = {"highest": 2**-24, "medium": 1e-2}
@@ -240,7 +240,7 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
     """Points of the lattice that was called too coarse for the model, so as to say it once."""
 
     def _check_parameters(self):
-        self._check_shared_parameters()
+        _parts.check_shared(self)
         if self.n_components > lattices.MOST_COMPONENTS:
             raise ValueError(
                 f"n_components expects 1, 2 or 3, but got {self.n_components}: the points that a "
@@ -254,12 +254,11 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         _readouts.check(self)
         _transformations.check(self)
 
-    def _build(self, n_features, n_rows, randomness):
+    def _build(self, likelihood, n_rows, randomness):
         self._coarse = None
         n_components = int(self.n_components)
         order = _parts.harmonic_order(self.harmonic_order, n_components, n_rows)
-        likelihood = _parts.build_likelihood(self, tabulated=True)
-        maps = _transformations.build(self, n_features, likelihood)
+        maps = _transformations.build(self, likelihood)
         decoder = _parts.build_decoder(self, likelihood.n_outputs, order, randomness)
         return models.Model(n_components, _parts.PRIORS["torus"], decoder, likelihood, order, maps)
 

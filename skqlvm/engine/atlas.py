@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -11,8 +12,14 @@ from .likelihoods import ExponentialFamily
 from .precision import full_precision
 from .rows import entries, product
 
-_WIDEST_FACTORED = 2048
-"""Above so many outputs the decomposition would cost more than it saves."""
+WIDEST_WHOLE = 2048
+"""Outputs up to which directions are those of all points; of more, `spanned` seeks them."""
+
+_SAMPLED = 640
+"""Points among which the directions of many outputs are sought: more than layers are wide."""
+
+_AT_ONCE = 512
+"""Points with many outputs that are decoded at a time."""
 
 _ROUNDING = 3e-7
 """Directions whose singular value is below this fraction of the largest are float32's rounding."""
@@ -105,13 +112,10 @@ class Atlas(NamedTuple):
         """
         if other.directions is None:
             return self
-        center, directions = other.center, other.directions
-        with full_precision():
-            coordinates = (self.coordinates - center.to(self.coordinates)) @ directions.T
-            again = torch.addmm(center.to(coordinates), coordinates, directions)
-        distance = (again - self.coordinates).abs().amax()
-        if float(distance) > _ROUNDING * len(directions) * float(self.coordinates.abs().amax()):
+        coordinates = _along(self.coordinates, other.center, other.directions)
+        if coordinates is None:
             return self
+        center, directions = other.center, other.directions
         return self._replace(coordinates=coordinates, directions=directions, center=center)
 
     def relative(self, likelihood: ExponentialFamily, x: Tensor) -> Tensor:
@@ -234,6 +238,79 @@ def chart(
     return Atlas(points, coordinates, directions, center, bias, log_weight)
 
 
+def spanned(
+    likelihood: ExponentialFamily,
+    decode: Callable[[Tensor], Tensor],
+    points: Tensor,
+    log_weight: Tensor,
+    *,
+    basis: Atlas | None = None,
+) -> Atlas | None:
+    """Return the factored atlas of points whose outputs are too many to be held together.
+
+    The directions are those that eta spans at some of the points, or those of another atlas. That
+    all points lie in them is tested.
+
+    Parameters
+    ----------
+    likelihood : ExponentialFamily
+    decode : callable
+        Maps points (m, k) to outputs (m, n_outputs).
+    points, log_weight
+        As for `chart`.
+    basis : Atlas, optional
+        With directions.
+
+    Returns
+    -------
+    Atlas or None
+        None where the points do not lie in the directions, or these are no fewer.
+    """
+    if basis is not None:
+        if basis.directions is None:
+            return None
+        center, directions = basis.center, basis.directions
+    else:
+        numbers = torch.linspace(0, len(points) - 1, min(_SAMPLED, len(points))).long()
+        center, directions = _span(likelihood.natural(decode(points[numbers])))
+    n_points, n_outputs = len(points), len(center)
+    if len(directions) * (n_points + n_outputs) >= n_points * n_outputs:
+        return None
+    coordinates, totals = [], []
+    for part in points.split(_AT_ONCE):
+        eta = likelihood.natural(decode(part))
+        totals.append(likelihood.total_log_normalizer(eta.double()))
+        found = _along(eta, center, directions)
+        if found is None:
+            return None
+        coordinates.append(found)
+    log_weight = log_weight.to(center.device).double()
+    bias = log_weight - torch.cat(totals)
+    return Atlas(points, torch.cat(coordinates), directions, center, bias, log_weight)
+
+
+def _span(eta: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean of eta over few points of many outputs, and the directions that it varies in."""
+    center = eta.double().mean(0)
+    centered = eta.double() - center
+    squares, vectors = torch.linalg.eigh(centered @ centered.T)
+    sizes = squares.clamp(min=0).sqrt()
+    kept = sizes > _ROUNDING * sizes[-1]
+    directions = (vectors[:, kept] / sizes[kept]).T @ centered
+    return center, directions.to(eta)
+
+
+def _along(eta: Tensor, center: Tensor, directions: Tensor) -> Tensor | None:
+    """The coordinates of eta in directions, or None if it does not lie in them."""
+    center = center.to(eta)
+    with full_precision():
+        coordinates = (eta - center) @ directions.T
+        again = torch.addmm(center, coordinates, directions)
+    distance = (again - eta).abs().amax()
+    lies = float(distance) <= _ROUNDING * len(directions) * float(eta.abs().amax())
+    return coordinates if lies else None
+
+
 def _reweighed(weight: Tensor) -> Tensor:
     """Which rows do not have each log-normaliser once, (n,), bool."""
     return (weight != 1).any(1)
@@ -256,7 +333,7 @@ def _factored(eta: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     That part has as few directions as it varies in.
     """
     n_points, n_outputs = eta.shape
-    if n_outputs > _WIDEST_FACTORED:
+    if n_outputs > WIDEST_WHOLE:
         return eta.new_zeros(n_outputs), eta, None
     center = eta.double().mean(0)
     centered = eta.double() - center

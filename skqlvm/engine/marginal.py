@@ -13,6 +13,7 @@ from .likelihoods import Terms
 from .memory import affordable_points
 from .models import Model
 from .networks import ConvDecoder, MLPDecoder, TorusBasis
+from .rows import split
 from .transformations import Copies, copied
 
 Decode = Callable[[Tensor], Tensor]
@@ -209,6 +210,6 @@ class TrainingBound:
         """
         if generator is None:
             n_rows = max(1, len(x) // self.model.n_copies)
-            return torch.cat([self.fine(some) for some in x.split(n_rows)])
+            return torch.cat([self.fine(some) for some in split(x, n_rows)])
         bound = self.coarse if self.model.progress < _FINE else self.fine
         return bound(x, lattices.random_shift(self.model.n_components, generator), weight)

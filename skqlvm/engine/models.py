@@ -199,7 +199,7 @@ class EncoderModel(Model):
         While training, in the precision of the encoder; else in that of x, so that a row's
         coordinates are the same alone and among others.
         """
-        inputs = self.likelihood.inputs(x)
+        inputs = self.likelihood.inputs(x.to_dense() if x.layout == torch.sparse_csr else x)
         if self.training:
             outputs = self.encoder(inputs.to(next(self.encoder.parameters())))
         else:

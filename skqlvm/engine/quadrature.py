@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from math import log
 from typing import NamedTuple
 
@@ -62,10 +63,12 @@ def charts(
     factored: bool = False,
     n_at_once: int | None = None,
     ragged: torch.dtype | None = None,
+    basis: atlas.Atlas | None = None,
 ) -> Iterator[atlas.Atlas]:
     """Decode points u (m, k) of the cube, all or some at a time.
 
-    For rows with gaps, `ragged` is their dtype.
+    For rows with gaps, `ragged` is their dtype. Where there are so many outputs that they are
+    better not held together, the directions of a `basis` are tried.
 
     Raises
     ------
@@ -74,11 +77,21 @@ def charts(
     """
     for part in u.split(n_at_once or len(u)):
         z, log_weight = model.prior.nodes(part.to(model.like.device))
-        outputs = model.outputs(z)
-        if not bool(outputs.isfinite().all()):
-            raise FloatingPointError("the decoder's output is not finite")
-        chart = atlas.chart(model.likelihood, outputs, z, log_weight, factored=factored)
+        chart = None
+        if model.likelihood.n_outputs > atlas.WIDEST_WHOLE and (factored or basis is not None):
+            outputs = partial(_finite_outputs, model)
+            chart = atlas.spanned(model.likelihood, outputs, z, log_weight, basis=basis)
+        if chart is None:
+            outputs_of_all = _finite_outputs(model, z)
+            chart = atlas.chart(model.likelihood, outputs_of_all, z, log_weight, factored=factored)
         yield chart if ragged is None else chart.with_normalizers(model.likelihood, ragged)
+
+
+def _finite_outputs(model: Model, z: Tensor) -> Tensor:
+    outputs = model.outputs(z)
+    if not bool(outputs.isfinite().all()):
+        raise FloatingPointError("the decoder's output is not finite")
+    return outputs
 
 
 def ragged(rows: Iterable[Tensor]) -> torch.dtype | None:
@@ -140,8 +153,10 @@ def refined_log_marginal(
     places = where.split([part.points.numel() for part in parts])
     for shift in lattices.subdivision(chart.points)[1:] if len(used) else ():
         kind = None if chart.normalizers is None else chart.normalizers.centered.dtype
-        [moved] = charts(model, lattices.shifted(chart.points[used], shift), ragged=kind)
-        moved = moved.along(chart) if len(where) > 2 * len(used) else moved
+        u = lattices.shifted(chart.points[used], shift)
+        [moved] = charts(model, u, ragged=kind, basis=chart)
+        if moved.directions is None and len(where) > 2 * len(used):
+            moved = moved.along(chart)
         for i, (part, x) in enumerate(zip(parts, rows, strict=True)):
             copies = chosen(_copies(model, x), part.narrow)
             log_w = moved.paired(model.likelihood, copies, places[i].view_as(cells[i]))
@@ -262,7 +277,8 @@ def standard_error(
         In nats, on the processor.
     """
     generator = torch.Generator().manual_seed(0)
-    pays = sum(map(len, rows)) > 2 * model.likelihood.n_outputs
+    n_outputs = model.likelihood.n_outputs
+    pays = sum(map(len, rows)) > 2 * n_outputs or n_outputs > atlas.WIDEST_WHOLE
     kind = ragged(rows)
     nats: list[Tensor] = []
     for _ in range(N_SHIFTS):

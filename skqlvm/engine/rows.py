@@ -60,6 +60,14 @@ def chosen(x: Tensor, index: Tensor) -> Tensor:
     return torch.sparse_csr_tensor(*parts, size=(len(index), x.shape[1]))
 
 
+def split(x: Tensor, size: int) -> list[Tensor]:
+    """Return dense or sparse rows in parts of so many."""
+    if x.layout != torch.sparse_csr:
+        return list(x.split(size))
+    numbers = torch.arange(len(x), device=x.device)
+    return [chosen(x, part) for part in numbers.split(size)]
+
+
 def as_type(statistics: Tensor, like: Tensor) -> Tensor:
     """Return statistics, dense or sparse, in the precision of another tensor."""
     if statistics.layout == torch.sparse_csr and statistics.dtype == like.dtype:

@@ -40,6 +40,7 @@ class Counts(ExponentialFamily):
 
     support = (0.0, float("inf"))
     integral = True
+    sparse = True
     loc: Tensor
     unit: Tensor
     counted: Tensor
