@@ -66,7 +66,8 @@ class Imputation:
         """Means of rows of median exposure as those of the rows of X."""
         if not self.likelihood_.rescales:
             return means
-        pairs = zip(self._chunks(means), self._chunks(X), strict=True)
+        row_bytes = 16 * self.n_features_in_
+        pairs = zip(self._chunks(means, row_bytes), self._chunks(X, row_bytes), strict=True)
         with own_settings(gradients=False):
             parts = [self.likelihood_.rescaled(mean, x).cpu().numpy() for mean, x in pairs]
         return np.concatenate(parts)

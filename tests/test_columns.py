@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.distributions as laws
+from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -469,6 +470,26 @@ def test_total_is_an_exposure(build):
     np.testing.assert_allclose(own.sum(1), counts.sum(1), rtol=0.1)
     with pytest.raises(ValueError, match="Input X contains NaN"):
         model.transform(np.where(counts > 9, np.nan, counts))
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "negative_binomial", "multinomial"])
+def test_sparse_counts_are_scored_as_dense_ones(likelihood, build):
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(rng.uniform(0.1, 3, (N, 1)) * rng.random(40))
+    exposure = None if likelihood == "multinomial" else "total"
+    model = build(likelihood=likelihood, exposure=exposure).fit(csr_array(counts))
+    for query in (model.score_samples, model.transform, model.reconstruct, model.posterior):
+        np.testing.assert_allclose(
+            query(csr_array(counts, dtype=float)), query(counts), rtol=1e-4, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", {range(3): "poisson", 3: "bernoulli"}])
+def test_exposures_and_blocks_of_sparse_rows_are_refused(likelihood, build):
+    exposure = 3 if likelihood == "poisson" else None
+    rows = csr_array(np.column_stack([COUNTS[:, :3], COUNTS[:, 3] > 2]).astype(float))
+    with pytest.raises(TypeError, match="expects a dense array, but got a sparse matrix"):
+        build(likelihood=likelihood, exposure=exposure).fit(rows)
 
 
 @pytest.mark.parametrize(
