@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .likelihoods import ExponentialFamily
@@ -248,8 +249,8 @@ def spanned(
 ) -> Atlas | None:
     """Return the factored atlas of points whose outputs are too many to be held together.
 
-    The directions are those that eta spans at some of the points, or those of another atlas. That
-    all points lie in them is tested.
+    The directions are those that eta spans at some of the points, or those of another atlas; where
+    other points turn out not to lie in them, they are joined by those that these lack.
 
     Parameters
     ----------
@@ -264,40 +265,56 @@ def spanned(
     Returns
     -------
     Atlas or None
-        None where the points do not lie in the directions, or these are no fewer.
+        None where directions are not worth it.
     """
     if basis is not None:
         if basis.directions is None:
             return None
         center, directions = basis.center, basis.directions
     else:
-        numbers = torch.linspace(0, len(points) - 1, min(_SAMPLED, len(points))).long()
-        center, directions = _span(likelihood.natural(decode(points[numbers])))
+        # at random: every tenth point of a lattice, say, may lie on a line
+        numbers = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))
+        center, directions = _span(likelihood.natural(decode(points[numbers[:_SAMPLED]])))
     n_points, n_outputs = len(points), len(center)
-    if len(directions) * (n_points + n_outputs) >= n_points * n_outputs:
-        return None
     coordinates, totals = [], []
     for part in points.split(_AT_ONCE):
+        if len(directions) * (n_points + n_outputs) >= n_points * n_outputs:
+            return None
         eta = likelihood.natural(decode(part))
         totals.append(likelihood.total_log_normalizer(eta.double()))
         found = _along(eta, center, directions)
         if found is None:
+            directions = _extended(directions, eta, center)
+            found = _along(eta, center, directions)
+        if found is None:
             return None
         coordinates.append(found)
+    padded = [F.pad(part, (0, len(directions) - part.shape[1])) for part in coordinates]
     log_weight = log_weight.to(center.device).double()
     bias = log_weight - torch.cat(totals)
-    return Atlas(points, torch.cat(coordinates), directions, center, bias, log_weight)
+    return Atlas(points, torch.cat(padded), directions, center, bias, log_weight)
 
 
 def _span(eta: Tensor) -> tuple[Tensor, Tensor]:
     """The mean of eta over few points of many outputs, and the directions that it varies in."""
     center = eta.double().mean(0)
-    centered = eta.double() - center
-    squares, vectors = torch.linalg.eigh(centered @ centered.T)
-    sizes = squares.clamp(min=0).sqrt()
-    kept = sizes > _ROUNDING * sizes[-1]
-    directions = (vectors[:, kept] / sizes[kept]).T @ centered
-    return center, directions.to(eta)
+    return center, _directions(eta.double() - center, float(eta.abs().amax())).to(eta)
+
+
+def _extended(directions: Tensor, eta: Tensor, center: Tensor) -> Tensor:
+    """Directions, and those that the eta of further points have beside them."""
+    before, rest = directions.double(), eta.double() - center
+    for _ in range(2):  # once more, for what rounding has left
+        rest = rest - (rest @ before.T) @ before
+    return torch.cat([directions, _directions(rest, float(eta.abs().amax())).to(directions)])
+
+
+def _directions(rest: Tensor, largest: float) -> Tensor:
+    """An orthonormal basis of few rows, less what is rounding of numbers up to the largest."""
+    squares, vectors = torch.linalg.eigh(rest @ rest.T)
+    rounding = torch.finfo(torch.float32).eps * largest * sum(n**0.5 for n in rest.shape)
+    kept = squares.clamp(min=0).sqrt() > max(rounding, _ROUNDING * float(squares[-1]) ** 0.5)
+    return torch.linalg.qr(rest.T @ vectors[:, kept]).Q.T
 
 
 def _along(eta: Tensor, center: Tensor, directions: Tensor) -> Tensor | None:
