@@ -5,31 +5,23 @@ from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from . import _checks, _conditions, _data, _parts
-from ._estimator import checked_finite
+from ._encoder_scores import EncoderScores
 from ._imputation import Imputation, LatticePredictions, by_draws
 from ._posterior_queries import PosteriorQueries
 from .engine import (
-    importance,
     lattices,
     models,
-    objectives,
     posteriors,
     proposals,
     quadrature,
     summaries,
 )
-from .engine.precision import own_settings
 
 SHAPING = (*_parts.SHAPING, "encoder", "latent", "covariance_type")
 """Parameters that shape a model with an encoder, beside those of all models."""
 
-METHODS = ("auto", "elbo", "encoder", "importance", "quadrature")
-
 _ATLAS_BYTES = 2**27
 """Size up to which the decoded lattice is kept; a larger one is decoded at every call."""
-
-_REDUCED = {"elbo": objectives.elbo_of, "encoder": objectives.estimate_of}
-"""What draws from the encoder alone are reduced to, by the name of the method."""
 
 _DRAWS_IMPUTED = 1000
 """Draws a row by which gaps are filled where a lattice would need too many points."""
@@ -37,11 +29,8 @@ _DRAWS_IMPUTED = 1000
 _AGGREGATED, _AGGREGATED_AT_ONCE = 2**24, 64
 """Entries of the table whose posteriors are averaged at the end of a fit, and rows at a time."""
 
-_DRAWN_BYTES, _ROW_BYTES = 2**24, 2**15
-"""Working memory of draws that are held at a time, and of a row whose proposals are put right."""
 
-
-class EncoderQueries(PosteriorQueries, Imputation, TransformerMixin):
+class EncoderQueries(EncoderScores, PosteriorQueries, Imputation, TransformerMixin):
     """Mixin of the estimators whose q(z | x) comes from an encoder.
 
     A subclass defines ``_has_posterior``: whether its training gives q a spread.
@@ -157,55 +146,6 @@ class EncoderQueries(PosteriorQueries, Imputation, TransformerMixin):
         variances = self._model.prior.euclidean(z).var(0, correction=0)
         return (variances.reshape(-1, z.shape[1]).sum(0) > threshold).numpy()
 
-    def score_samples(self, X, method="auto", n_importance_samples=1000, return_std=False):
-        """Return the log likelihood of every row in nats, or with ``method="elbo"`` a lower bound.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-        method : {"auto", "quadrature", "importance", "encoder", "elbo"}, default="auto"
-            "quadrature" is the log likelihood itself, over a lattice of `n_points_eval_` points,
-            for up to three components. "importance" is the log mean of importance weights: a lower
-            bound in expectation, that rises to the log likelihood with the number of samples. Its
-            draws are from normals around the peaks of each row's posterior, which take about as
-            long to find as 500 draws (for 32 components), from the encoder's posterior and from
-            the prior. "encoder" is the same of draws from the encoder's posterior alone, as the
-            literature has it: it falls short where the encoder is wrong. "elbo" is the evidence
-            lower bound, whatever `beta` and `objective` the training had. "auto" is quadrature for
-            up to three components and importance sampling for more.
-        n_importance_samples : int, default=1000
-            Draws a row for "importance", "encoder" and "elbo", the same noise for all rows; 5000 is
-            the custom of the literature.
-        return_std : bool, default=False
-            Also return standard errors: over 8 random shifts of the lattice, or over the draws.
-
-        Returns
-        -------
-        nats : ndarray of shape (n_samples,)
-        std : ndarray of shape (n_samples,)
-            Only if `return_std`.
-
-        Raises
-        ------
-        ValueError
-            If the model has too many components for quadrature, or no posterior to draw from.
-        """
-        X = self._queried(X)
-        _checks.check_option("method", method, METHODS)
-        _checks.check_integer("n_importance_samples", n_importance_samples)
-        if method == "quadrature":
-            self._check_few_components("method='quadrature'", "'importance'")
-        few = self._n_features_out <= lattices.MOST_COMPONENTS
-        if method == "quadrature" or (method == "auto" and few):
-            return self._by_quadrature(X, return_std)
-        self._check_has_posterior(f"method={method!r}")
-        n_draws = int(n_importance_samples)
-        if method in _REDUCED:
-            result = self._by_draws(X, n_draws, _REDUCED[method])
-        else:
-            result = self._by_importance(X, n_draws)
-        return (result[:, 0], result[:, 1]) if return_std else result[:, 0]
-
     @property
     def decoder_(self):
         """The fitted decoder, a torch module."""
@@ -230,7 +170,7 @@ class EncoderQueries(PosteriorQueries, Imputation, TransformerMixin):
         return self._over_rows(X, lambda x: self._model.propose(x).loc)
 
     def _check_encoder_parameters(self):
-        self._check_shared_parameters()
+        _parts.check_shared(self)
         _checks.check_integer("harmonic_order", self.harmonic_order, alternative="auto")
         _checks.check_hidden_layer_sizes(self.hidden_layer_sizes)
         _parts.check_choice("decoder", self.decoder, _parts.DECODERS)
@@ -258,11 +198,9 @@ class EncoderQueries(PosteriorQueries, Imputation, TransformerMixin):
                 f"{instead}."
             )
 
-    def _build(self, n_features, n_rows, randomness):
+    def _build(self, likelihood, n_rows, randomness):
         k, wrapped = int(self.n_components), self.latent == "torus"
         order = _parts.harmonic_order(self.harmonic_order, k, n_rows) if wrapped else None
-        tabulated = k <= lattices.MOST_COMPONENTS
-        likelihood = _parts.build_likelihood(self, tabulated=tabulated)
         n_numbers = proposals.n_outputs(self.covariance_type, k, wrapped=wrapped)
         n_told = _conditions.n_numbers(self._told)
         return models.EncoderModel(
@@ -357,53 +295,6 @@ class EncoderQueries(PosteriorQueries, Imputation, TransformerMixin):
 
     def _row_bytes(self, X):
         return self._table_bytes(X, self.n_points_eval_)
-
-    def _by_quadrature(self, X, return_std):
-        """log p(x) over the lattice that a fit found fine enough, and its standard error."""
-        n_at_once = self._model.n_decoded
-        kept = self._atlas is not None
-        n_columns = self.n_points_eval_ if kept else min(n_at_once, self.n_points_eval_)
-        rows = self._chunks(X, self._table_bytes(X, n_columns))
-        with own_settings(gradients=False):
-            nats = quadrature.log_marginal(self._model, self._charts(X)(), rows)
-            if not return_std:
-                return checked_finite(nats.numpy())
-            std = quadrature.standard_error(self._model, self._cube, rows, n_at_once=n_at_once)
-        return checked_finite(nats.numpy()), std.numpy()
-
-    def _by_draws(self, X, n_draws, reduce):
-        """What draws from the encoder's q(z | x) are reduced to, and its standard error."""
-
-        def of_rows(x):
-            generator = torch.Generator().manual_seed(0)
-            drawn = self._model.draw(x, n_draws, generator, shared=True)
-            return reduce(drawn, self._model.prior)
-
-        return self._estimated(X, of_rows, self._draw_bytes(n_draws))
-
-    def _by_importance(self, X, n_draws):
-        """The log mean of importance weights, and its standard error."""
-        n_at_once = max(1, _DRAWN_BYTES // self._draw_bytes(n_draws))
-
-        def of_rows(x):
-            generator = torch.Generator().manual_seed(0)
-            return importance.estimate(self._model, x, n_draws, generator, n_at_once)
-
-        return self._estimated(X, of_rows, max(_ROW_BYTES, 16 * X.shape[1]))
-
-    def _draw_bytes(self, n_draws):
-        """Working memory of the draws of a row."""
-        n_decoded = min(n_draws, self._model.n_decoded) * self.n_features_in_
-        n_unwound = n_draws * self._n_features_out
-        if self._model.wrapped:
-            n_unwound *= len(proposals.WINDINGS) ** self._n_features_out
-        return 16 * max(n_decoded, n_unwound)
-
-    def _estimated(self, X, of_rows, row_bytes):
-        """Estimates and their standard errors, (n_samples, 2); an error may be infinite."""
-        result = self._over_rows(X, of_rows, row_bytes, finite=False)
-        checked_finite(result[:, 0])
-        return result
 
 
 def _aggregated(model, u, chart, x):

@@ -27,8 +27,6 @@ from ._transactions import all_or_nothing
 from .engine import optimizers, training
 from .engine.precision import own_settings
 
-PRECISIONS = ("highest", "medium")
-
 _LARGEST_START, _LARGEST_FINISH = 10_000, 500
 _CHUNK_BYTES = 2**24
 """Size of the table of log-likelihoods that a query holds at a time; it fits in a cache."""
@@ -44,7 +42,7 @@ class LatentEstimator(
 ):
     """Base of the estimators; a subclass is a recipe.
 
-    ``_check_parameters()`` raises what is wrong with them. ``_build(n_features, n_rows,
+    ``_check_parameters()`` raises what is wrong with them. ``_build(likelihood, n_rows,
     randomness)`` returns a `skqlvm.engine.models.Model`, not yet started at the data.
     ``_objective(model, fit)`` returns the training bound, a function of a `Batch` and a generator
     (None for a bound that is the same each time) that gives nats a row.
@@ -234,23 +232,6 @@ class LatentEstimator(
                 state[name] = copy.deepcopy(state[name]).cpu()
         return state
 
-    def _check_shared_parameters(self):
-        _checks.check_integer("n_components", self.n_components)
-        _checks.check_integer("max_iter", self.max_iter, alternative="auto")
-        _checks.check_integer("batch_size", self.batch_size, alternative="auto")
-        verbose = int(self.verbose) if isinstance(self.verbose, bool) else self.verbose
-        _checks.check_integer("verbose", verbose, minimum=0)
-        if not (isinstance(self.learning_rate, str) and self.learning_rate == "auto"):
-            _checks.check_number("learning_rate", self.learning_rate, open_minimum=True)
-        _checks.check_number("validation_fraction", self.validation_fraction, below=1.0)
-        if self.n_iter_no_change is not None:
-            _checks.check_integer("n_iter_no_change", self.n_iter_no_change)
-        _checks.check_option("matmul_precision", self.matmul_precision, PRECISIONS)
-        _checks.check_flag("warm_start", self.warm_start)
-        _blocks.check(self.likelihood, self.exposure, _parts.check_choice)
-        _conditions.check(self.condition_columns)
-        _checks.check_noise_variance(self.noise_variance)
-
     def _validated(self, X, *, reset):
         coded = _blocks.takes_categories(self.likelihood) or self.condition_columns is not None
         categories = reset and coded
@@ -281,10 +262,10 @@ class LatentEstimator(
         """Return a new model, started at the data, or a copy of the fitted one, all of it open."""
         if anew:
             self._built_with = self._architecture()
-            self._choices = _blocks.choose(self, X, self._columns)
+            likelihood = _parts.build_likelihood(self, X)
             self._told = _conditions.learn(self.condition_columns, X, self._columns)
-            model = self._build(X.shape[1], X.shape[0], fit.randomness)
-            del self._choices, self._told
+            model = self._build(likelihood, X.shape[0], fit.randomness)
+            del self._told
         else:
             _checks.check_unchanged(self._built_with, self._architecture())
             model = copy.deepcopy(self._model)

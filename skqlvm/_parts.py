@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from scipy.sparse import issparse
 
-from . import _blocks, _checks
+from . import _blocks, _checks, _conditions
 from .engine import atlas, lattices, likelihoods, models, networks, priors
 from .engine.memory import is_available
 from .engine.randomness import Stream
@@ -21,6 +21,7 @@ N_POINTS = {
 }
 """Sizes of lattices by the number of components: early and late in a training, or one for both."""
 
+PRECISIONS = ("highest", "medium")
 PRIORS = {"normal": priors.StandardNormal(), "torus": priors.UniformTorus()}
 
 SHAPING = ("decoder", "hidden_layer_sizes", "harmonic_order", "image_shape")
@@ -65,6 +66,25 @@ def check_choice(name, value, table, also=" or a callable"):
         _checks.check_option(name, value, table, also=also)
 
 
+def check_shared(estimator):
+    """Raise unless the parameters that all estimators share make sense, whatever the data."""
+    _checks.check_integer("n_components", estimator.n_components)
+    _checks.check_integer("max_iter", estimator.max_iter, alternative="auto")
+    _checks.check_integer("batch_size", estimator.batch_size, alternative="auto")
+    verbose = int(estimator.verbose) if isinstance(estimator.verbose, bool) else estimator.verbose
+    _checks.check_integer("verbose", verbose, minimum=0)
+    if not (isinstance(estimator.learning_rate, str) and estimator.learning_rate == "auto"):
+        _checks.check_number("learning_rate", estimator.learning_rate, open_minimum=True)
+    _checks.check_number("validation_fraction", estimator.validation_fraction, below=1.0)
+    if estimator.n_iter_no_change is not None:
+        _checks.check_integer("n_iter_no_change", estimator.n_iter_no_change)
+    _checks.check_option("matmul_precision", estimator.matmul_precision, PRECISIONS)
+    _checks.check_flag("warm_start", estimator.warm_start)
+    _blocks.check(estimator.likelihood, estimator.exposure, check_choice)
+    _conditions.check(estimator.condition_columns)
+    _checks.check_noise_variance(estimator.noise_variance)
+
+
 def harmonic_order(order, n_components, n_rows):
     """Return the order for so many rows: what few rows cannot determine, "auto" leaves out."""
     if order != "auto":
@@ -81,16 +101,13 @@ def kind_of(value):
     return value if is_family else None
 
 
-def build_likelihood(estimator, *, tabulated):
-    """Return the observation model of the choices of an estimator, not yet started.
+def build_likelihood(estimator, X):
+    """Return the observation model that an estimator's parameters say for rows X, not yet started.
 
-    Parameters
-    ----------
-    estimator : LatentEstimator
-        With its `_choices` and `_columns`.
-    tabulated : bool
-        Whether a lattice needs its table, which an exponential family has.
+    One in so few dimensions that it is tabulated, over a lattice, has to be an exponential family.
     """
+    tabulated = estimator.n_components <= lattices.MOST_COMPONENTS
+    columns = estimator._columns
 
     def make(n_features, value, taken):
         if callable(value):
@@ -99,7 +116,7 @@ def build_likelihood(estimator, *, tabulated):
         own = {name: getattr(estimator, name) for name in family.parameters_taken}
         return family(n_features, **(own | taken))
 
-    return _blocks.build(estimator._choices, estimator._columns, make)
+    return _blocks.build(_blocks.choose(estimator, X, columns), columns, make)
 
 
 def _made(factory, n_features, *, tabulated):

@@ -260,7 +260,7 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
     """Points of the lattice that was called too coarse for the model, so as to say it once."""
 
     def _check_parameters(self):
-        self._check_shared_parameters()
+        _parts.check_shared(self)
         if self.n_components > lattices.MOST_COMPONENTS:
             raise ValueError(
                 f"n_components expects 1, 2 or 3, but got {self.n_components}: the points that a "
@@ -274,13 +274,11 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         _readouts.check(self)
         _transformations.check(self)
 
-    def _build(self, n_features, n_rows, randomness):
+    def _build(self, likelihood, n_rows, randomness):
         self._coarse = None
         n_components = int(self.n_components)
         order = _parts.harmonic_order(self.harmonic_order, n_components, n_rows)
-        likelihood = _parts.build_likelihood(self, tabulated=True)
-        maps = _transformations.build(self, n_features, likelihood)
-        told = self._told
+        maps, told = _transformations.build(self, likelihood), self._told
         decoder = _parts.build_decoder(
             self, likelihood.n_outputs, order, randomness, _conditions.n_numbers(told)
         )

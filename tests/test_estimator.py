@@ -533,7 +533,7 @@ def test_continued_fits_have_all_harmonics_open(X):
 def test_partial_fit_steps_by_a_quarter(X):
     """The first step of Adam is as long as its step size."""
     one = tiny(learning_rate=0.01, batch_size=101, decoder=Linear)
-    before = one._build(5, 101, _randomness(one, X)).decoder.weight
+    before = one._build(likelihoods.Gaussian(5), 101, _randomness(one, X)).decoder.weight
     after = one.partial_fit(X).decoder_.weight
     decayed = 30 * 0.0025**2 * before
     assert (after - before + decayed).abs().max().item() == pytest.approx(0.0025, rel=1e-3)

@@ -485,6 +485,35 @@ def test_empty_row_says_nothing_beside_its_total(family, generator):
     assert likelihood.unit == x.sum(1)[x.sum(1) > 0].median()
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: likelihoods.Poisson(7),
+        lambda: likelihoods.Poisson(7, "total"),
+        lambda: likelihoods.NegativeBinomial(7),
+        lambda: likelihoods.NegativeBinomial(7, "total"),
+        lambda: likelihoods.Multinomial(7),
+    ],
+)
+def test_sparse_rows_are_dense_ones(build, generator):
+    """In the start, weighted or not, the table and the base."""
+    x = (normal_numbers(generator, 31, 7).exp() - 1).clamp(min=0).round()
+    weight = torch.rand(31, dtype=torch.float64, generator=generator) + 0.1
+    o = normal_numbers(generator, M, 7)
+    for weights in ([], [weight]):
+        dense, sparse = build(), build()
+        assert sparse.sparse
+        dense.start(x, *weights)
+        sparse.start(x.to_sparse_csr(), *weights)
+        for key, value in dense.state_dict().items():
+            close(sparse.state_dict()[key], value)
+        close(log_prob(sparse, x.to_sparse_csr(), o), log_prob(dense, x, o))
+        inputs = sparse.inputs(x.to_sparse_csr())
+        close(inputs.to_dense(), dense.inputs(x))
+    assert not likelihoods.Poisson(7, 2).sparse
+
+
 # dispersed counts
 
 

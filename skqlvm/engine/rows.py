@@ -145,4 +145,5 @@ def row_sums(x: Tensor) -> Tensor:
 
 def with_values(x: Tensor, values: Tensor) -> Tensor:
     """Return a sparse tensor with other values in the same places."""
-    return torch.sparse_csr_tensor(x.crow_indices(), x.col_indices(), values, x.shape)
+    parts = x.crow_indices(), x.col_indices(), values
+    return torch.sparse_csr_tensor(*parts, size=x.shape, check_invariants=False)

@@ -40,6 +40,7 @@ class Counts(ExponentialFamily):
 
     support = (0.0, float("inf"))
     integral = True
+    sparse = True
     loc: Tensor
     unit: Tensor
     counted: Tensor
@@ -242,7 +243,7 @@ class NegativeBinomial(Counts):
     def _mean_products(self, x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
         """The means of squared counts, and of counts times exposures, float64."""
         counts = self.statistics(x).double()
-        exposure = torch.ones_like(counts[:1, :1]) if self.exposure is None else self.exposures(x)
+        exposure = self.unit[None, None] if self.exposure is None else self.exposures(x)
         if x.layout != torch.sparse_csr:
             return mean_of_rows(counts**2, weight), mean_of_rows(counts * exposure, weight)
         values = counts.values()
