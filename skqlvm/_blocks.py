@@ -231,7 +231,7 @@ def _of_dict(value, free, table, exposure):
         numbers = list(table.numbers(key))
         for number in numbers:
             if number not in left:
-                why = "another key has it" if number in free else "it is told"
+                why = "another key has it" if number in free else _why_told(number, table, exposure)
                 raise ValueError(
                     f"likelihood expects each column once, but {table.columns.name(number)!r} of "
                     f"{key!r} is taken: {why}."
@@ -251,6 +251,12 @@ def _of_dict(value, free, table, exposure):
         automatic = isinstance(name, str) and name == "auto"
         found += _automatic(numbers, table, exposure) if automatic else [(numbers, name)]
     return found
+
+
+def _why_told(number, table, exposure):
+    return (
+        "it is the exposure" if exposure in (number, table.columns.name(number)) else "it is told"
+    )
 
 
 def _automatic(numbers, table, exposure):

@@ -299,11 +299,11 @@ class EncoderQueries(EncoderScores, PosteriorQueries, Imputation, TransformerMix
 
 def _aggregated(model, u, chart, x):
     """The mean posterior over points u of the cube of some rows x, the fewer the longer u is."""
-    n_rows = max(1, _AGGREGATED // len(u))
+    x = chosen(x, torch.arange(min(len(x), max(1, _AGGREGATED // len(u))), device=x.device))
     charts = [chart] if chart else list(quadrature.charts(model, u, n_at_once=model.n_decoded))
     tables = (
         torch.cat([chart.table(model.likelihood, part) for chart in charts], 1)
-        for part in x[:n_rows].split(_AGGREGATED_AT_ONCE)
+        for part in split(x, _AGGREGATED_AT_ONCE)
     )
     sums = [posteriors.responsibilities(table).double().sum(0) for table in tables]
-    return (torch.stack(sums).sum(0) / len(x[:n_rows])).cpu().numpy()
+    return (torch.stack(sums).sum(0) / len(x)).cpu().numpy()

@@ -56,6 +56,9 @@ class LatentEstimator(
     _auto_steps, _auto_passes = (500, 2500), 50
     """Budget of a fit whose max_iter is "auto": so many passes, within limits of steps."""
 
+    _told = None
+    """What decoders are told of rows, while a model is built."""
+
     _auto_batch_sizes, _optimizer = (128,), staticmethod(optimizers.adam)
     _validation_rows = 2000
     """Held-out rows whose bound is computed at a time."""

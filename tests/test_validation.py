@@ -619,7 +619,7 @@ def test_queries_of_an_encoder_model_check_fit_features_and_options(kind, X):
     ):
         model.inverse_transform(X)
     options = (
-        r"method expects one of \['auto', 'elbo', 'importance', 'quadrature'\], but got 'exact'"
+        r"method expects one of \['auto', 'elbo', 'encoder', 'importance', 'quadrature'\], but got"
     )
     with pytest.raises(ValueError, match=options):
         model.score_samples(X, "exact")
