@@ -13,9 +13,10 @@ rounded to the nearest where a column has codes.
 Counts: words of documents that a known model draws, each from a group with topics of its own,
 sparse. Reported are nats of a test row whose exposure, its total, is told, and what ten neighbours
 on the map know of the groups; the multinomial, of which the total is given, gets a Poisson for it.
-PCA is of log(1 + counts); its nats are those of Poisson counts whose rates are its reconstruction, exp(.) - 1, with the smallest rate that suits the training rows best, in proportion
-to the total of the row. These rates have seen the row that they score: PCA's nats are too high by
-what it takes to say where a row lies."""
+PCA is of log(1 + counts); its nats are those of Poisson counts whose rates are its reconstruction,
+exp(.) - 1, with the smallest rate that suits the training rows best, in proportion to the total of
+the row. These rates have seen the row that they score: PCA's nats are too high by what it takes to
+say where a row lies."""
 
 import measurement
 import numpy as np

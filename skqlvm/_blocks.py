@@ -254,9 +254,8 @@ def _of_dict(value, free, table, exposure):
 
 
 def _why_told(number, table, exposure):
-    return (
-        "it is the exposure" if exposure in (number, table.columns.name(number)) else "it is told"
-    )
+    is_exposure = exposure in (number, table.columns.name(number))
+    return "it is the exposure" if is_exposure else "it is told"
 
 
 def _automatic(numbers, table, exposure):

@@ -8,14 +8,8 @@ from . import _checks, _conditions, _data, _parts
 from ._encoder_scores import EncoderScores
 from ._imputation import Imputation, LatticePredictions, by_draws
 from ._posterior_queries import PosteriorQueries
-from .engine import (
-    lattices,
-    models,
-    posteriors,
-    proposals,
-    quadrature,
-    summaries,
-)
+from .engine import lattices, models, posteriors, proposals, quadrature, summaries
+from .engine.rows import chosen, split
 
 SHAPING = (*_parts.SHAPING, "encoder", "latent", "covariance_type")
 """Parameters that shape a model with an encoder, beside those of all models."""
