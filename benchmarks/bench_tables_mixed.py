@@ -12,10 +12,11 @@ rounded to the nearest where a column has codes.
 
 Counts: words of documents that a known model draws, each from a group with topics of its own,
 sparse. Reported are nats of a test row whose exposure, its total, is told, and what ten neighbours
-on the map know of the groups; the multinomial, of which the total is given, gets a Poisson for it. PCA is of log(1 + counts); its nats are those of Poisson counts whose rates are its
-reconstruction, exp(.) - 1, with the smallest rate that suits the training rows best, in proportion
-to the total of the row. These rates have seen the row that they score: PCA's nats are too high by
-what it takes to say where a row lies."""
+on the map know of the groups; the multinomial, of which the total is given, gets a Poisson for it.
+PCA is of log(1 + counts); its nats are those of Poisson counts whose rates are its reconstruction,
+exp(.) - 1, with the smallest rate that suits the training rows best, in proportion to the total of
+the row. These rates have seen the row that they score: PCA's nats are too high by what it takes to
+say where a row lies."""
 
 import measurement
 import numpy as np
@@ -41,6 +42,7 @@ _RATES = 10.0 ** np.arange(-4, 0.5, 0.5)
 def main(argv=None):
     parser = measurement.parser(__doc__, seeds=(0, 1, 2, 3, 4))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--components", type=int, nargs="+", default=[2, 3])
     arguments = parser.parse_args(argv)
     report = measurement.Report(arguments)
     for part in arguments.parts:
@@ -88,7 +90,7 @@ TABLES = {"diabetes": diabetes, "digits": digits}
 
 def impute(arguments, report):
     """Report errors of what is filled in, a line a column and model."""
-    rows = []
+    rows, models = [], [*(f"QLVM {k}" for k in arguments.components), "means", "chained"]
     for name, load in TABLES.items():
         errors = {}
         for seed in arguments.seeds:
@@ -99,12 +101,12 @@ def impute(arguments, report):
         for (model, column), values in errors.items():
             report.add("tables_mixed/error", values, "1", data=name, model=model, column=column)
         for column in [*load().columns, "all"]:
-            found = [np.mean(errors[model, column]) for model in ("QLVM", "means", "chained")]
+            found = [np.mean(errors[model, column]) for model in models]
             rows.append([f"{name}: {column}", *(f"{value:.3f}" for value in found)])
     measurement.print_table(
         f"Error of what was hidden, {_HIDDEN:.0%} of a table, means of {len(arguments.seeds)} "
         "seeds; in standard deviations, of categories and flags the share",
-        ["column", "QLVM", "means", "chained"],
+        ["column", *models],
         rows,
     )
 
@@ -115,9 +117,14 @@ def _imputed(arguments, frame, seed):
     gaps = frame.mask(hidden)
     train, test = train_test_split(np.arange(len(frame)), test_size=0.3, random_state=seed)
     settings = _QUICK if arguments.quick else {}
-    model = QLVMEmbedding(likelihood="auto", random_state=seed, device=arguments.device, **settings)
-    pipeline = make_pipeline(FunctionTransformer(), model).fit(gaps.iloc[train])
-    filled = {"QLVM": model.impute(pipeline[:-1].transform(gaps.iloc[test])).to_numpy(float)}
+    filled = {}
+    for k in arguments.components:
+        model = QLVMEmbedding(
+            k, likelihood="auto", random_state=seed, device=arguments.device, **settings
+        )
+        pipeline = make_pipeline(FunctionTransformer(), model).fit(gaps.iloc[train])
+        result = model.impute(pipeline[:-1].transform(gaps.iloc[test]))
+        filled[f"QLVM {k}"] = result.to_numpy(float)
     codes = _codes(gaps)
     for name, imputer in (("means", SimpleImputer()), ("chained", IterativeImputer())):
         filled[name] = imputer.fit(codes[train]).transform(codes[test])
