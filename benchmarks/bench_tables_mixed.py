@@ -42,6 +42,7 @@ _RATES = 10.0 ** np.arange(-4, 0.5, 0.5)
 def main(argv=None):
     parser = measurement.parser(__doc__, seeds=(0, 1, 2, 3, 4))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--components", type=int, nargs="+", default=[2, 3])
     arguments = parser.parse_args(argv)
     report = measurement.Report(arguments)
     for part in arguments.parts:
@@ -89,7 +90,7 @@ TABLES = {"diabetes": diabetes, "digits": digits}
 
 def impute(arguments, report):
     """Report errors of what is filled in, a line a column and model."""
-    rows = []
+    rows, models = [], [*(f"QLVM {k}" for k in arguments.components), "means", "chained"]
     for name, load in TABLES.items():
         errors = {}
         for seed in arguments.seeds:
@@ -100,12 +101,12 @@ def impute(arguments, report):
         for (model, column), values in errors.items():
             report.add("tables_mixed/error", values, "1", data=name, model=model, column=column)
         for column in [*load().columns, "all"]:
-            found = [np.mean(errors[model, column]) for model in ("QLVM", "means", "chained")]
+            found = [np.mean(errors[model, column]) for model in models]
             rows.append([f"{name}: {column}", *(f"{value:.3f}" for value in found)])
     measurement.print_table(
         f"Error of what was hidden, {_HIDDEN:.0%} of a table, means of {len(arguments.seeds)} "
         "seeds; in standard deviations, of categories and flags the share",
-        ["column", "QLVM", "means", "chained"],
+        ["column", *models],
         rows,
     )
 
@@ -116,9 +117,14 @@ def _imputed(arguments, frame, seed):
     gaps = frame.mask(hidden)
     train, test = train_test_split(np.arange(len(frame)), test_size=0.3, random_state=seed)
     settings = _QUICK if arguments.quick else {}
-    model = QLVMEmbedding(likelihood="auto", random_state=seed, device=arguments.device, **settings)
-    pipeline = make_pipeline(FunctionTransformer(), model).fit(gaps.iloc[train])
-    filled = {"QLVM": model.impute(pipeline[:-1].transform(gaps.iloc[test])).to_numpy(float)}
+    filled = {}
+    for k in arguments.components:
+        model = QLVMEmbedding(
+            k, likelihood="auto", random_state=seed, device=arguments.device, **settings
+        )
+        pipeline = make_pipeline(FunctionTransformer(), model).fit(gaps.iloc[train])
+        result = model.impute(pipeline[:-1].transform(gaps.iloc[test]))
+        filled[f"QLVM {k}"] = result.to_numpy(float)
     codes = _codes(gaps)
     for name, imputer in (("means", SimpleImputer()), ("chained", IterativeImputer())):
         filled[name] = imputer.fit(codes[train]).transform(codes[test])

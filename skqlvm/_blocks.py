@@ -25,6 +25,9 @@ _OVERDISPERSED, _UNDERDISPERSED = 1.5, 0.5
 """Ratios of variance to mean: above the first, counts vary more than Poisson ones; whole numbers
 below the second, such as years, are no counts."""
 
+_SPARSEST = 1000
+"""Codes beyond the number of rows from which on they are no codes but other numbers."""
+
 _ROWS_AT_ONCE = 4096
 
 
@@ -190,7 +193,13 @@ class _Table:
         """Levels of a column: its categories, or one more than the largest code."""
         if number in self.columns.levels:
             return max(1, len(self.columns.levels[number]))
-        return int(max(0, self.ranges.largest[number])) + 1
+        largest, n_rows = self.ranges.largest[number], self.X.shape[0]
+        if largest > n_rows + _SPARSEST:
+            raise ValueError(
+                f"likelihood='categorical' expects codes 0, 1, ..., but {self.name(number)!r} goes "
+                f"up to {largest:.9g} in {n_rows} rows. Recode it, as OrdinalEncoder does."
+            )
+        return int(max(0, largest)) + 1
 
 
 class Ranges:

@@ -40,7 +40,8 @@ class Imputation:
         Returns
         -------
         filled : ndarray of shape (n_samples, n_features)
-            Or a data frame, if X is one or `set_output` asks for one.
+            Or a data frame, if X is one or `set_output` asks for one; of categories the most
+            probable one, as a code that `to_frame` turns back.
         std : ndarray of shape (n_samples, n_features)
             Only if `return_std`; of the same kind.
         """

@@ -49,9 +49,9 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         - "categorical", of codes 0, 1, ..., with as many levels as a column shows in `fit`;
         - "auto", by what a column holds. Categories, texts and other objects of a data frame are
           categorical. Flags, and whole numbers 0 and 1, are "bernoulli". Other whole numbers, of
-          integer type and not negative, are counts: "negative_binomial" if their variance is above
-          1.5 of their mean, "gaussian" if it is below 0.5 of it, else "poisson". All else is
-          "gaussian", with noise of its own for each column;
+          integer type (with gaps, pandas' Int64) and not negative, are counts: "negative_binomial"
+          if their variance is above 1.5 of their mean, "gaussian" if it is below 0.5 of it, else
+          "poisson". All else is "gaussian", with noise of its own for each column;
         - a dict from columns to these: a key is a name or number, a tuple of these, a range or a
           slice, or "remainder" for all columns that no other key has;
         - a callable, from n_features to a `skqlvm.engine.likelihoods.ExponentialFamily`.

@@ -291,6 +291,13 @@ def test_dict_that_cannot_be_is_refused(choice, error, message, build):
         build(likelihood=choice).fit(COUNTS)
 
 
+def test_numbers_that_are_no_codes_are_refused(build):
+    X = np.column_stack([COUNTS[:, 0], 10_000 + np.arange(N)])
+    message = "expects codes 0, 1, ..., but 1 goes up to 10060 in 61 rows. Recode it"
+    with pytest.raises(ValueError, match=message):
+        build(likelihood="categorical").fit(X)
+
+
 def test_slices_are_keys_where_python_can_hash_them():
     try:
         choice = {slice(0, 2): "poisson", slice(2, None): "negative_binomial"}
