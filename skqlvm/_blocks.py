@@ -196,8 +196,9 @@ class _Table:
         largest, n_rows = self.ranges.largest[number], self.X.shape[0]
         if largest > n_rows + _SPARSEST:
             raise ValueError(
-                f"likelihood='categorical' expects codes 0, 1, ..., but {self.columns.name(number)!r} goes "
-                f"up to {largest:.9g} in {n_rows} rows. Recode it, as OrdinalEncoder does."
+                "likelihood='categorical' expects codes 0, 1, ..., but "
+                f"{self.columns.name(number)!r} goes up to {largest:.9g} in {n_rows} rows. Recode "
+                "it, as OrdinalEncoder does."
             )
         return int(max(0, largest)) + 1
 
