@@ -4,15 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ._iwae import IWAEEmbedding
     from ._qlvm import QLVMEmbedding
-    from ._vae import IWAEEmbedding, VAEEmbedding
+    from ._vae import VAEEmbedding
     from .sampling.latent_sampler import LatentSampler
     from .sampling.pmf import PMFSampler
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "IWAEEmbedding": "._vae",
+    "IWAEEmbedding": "._iwae",
     "LatentSampler": ".sampling.latent_sampler",
     "PMFSampler": ".sampling.pmf",
     "QLVMEmbedding": "._qlvm",

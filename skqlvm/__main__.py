@@ -303,7 +303,7 @@ def _digits(arguments):
     _check_picture("--out", out)
     _files.check_place("--out", out)
     data = load_digits()
-    largest = 1 if arguments.likelihood == "bernoulli" else 16
+    largest = 1 if arguments.likelihood.endswith("bernoulli") else 16
     split = train_test_split(
         data.data * (largest / 16), data.target, test_size=0.3, random_state=0, stratify=data.target
     )
@@ -315,7 +315,7 @@ def _digits(arguments):
     )
     for name, (nats, accuracy, seconds, _) in zip(("QLVM, 2-D", "PCA, 2-D"), measured, strict=True):
         print(f"{name:<12}{nats:>26.2f}{accuracy:>24.3f}{seconds:>10.1f}")
-    if arguments.likelihood != "gaussian":
+    if arguments.likelihood not in ("gaussian", "continuous_bernoulli"):
         print(
             f"\nPCA's nats are a Gaussian density's; those of --likelihood {arguments.likelihood} "
             "are none, and do not compare."

@@ -4,40 +4,27 @@ import torch
 from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from . import _checks, _parts
-from ._estimator import checked_finite
+from . import _checks, _conditions, _data, _parts
+from ._encoder_scores import EncoderScores
+from ._imputation import Imputation, LatticePredictions, by_draws
 from ._posterior_queries import PosteriorQueries
-from .engine import (
-    importance,
-    lattices,
-    models,
-    objectives,
-    posteriors,
-    proposals,
-    quadrature,
-    summaries,
-)
-from .engine.precision import own_settings
+from .engine import lattices, models, posteriors, proposals, quadrature, summaries
+from .engine.rows import chosen, split
 
 SHAPING = (*_parts.SHAPING, "encoder", "latent", "covariance_type")
 """Parameters that shape a model with an encoder, beside those of all models."""
 
-METHODS = ("auto", "elbo", "encoder", "importance", "quadrature")
-
 _ATLAS_BYTES = 2**27
 """Size up to which the decoded lattice is kept; a larger one is decoded at every call."""
 
-_REDUCED = {"elbo": objectives.elbo_of, "encoder": objectives.estimate_of}
-"""What draws from the encoder alone are reduced to, by the name of the method."""
+_DRAWS_IMPUTED = 1000
+"""Draws a row by which gaps are filled where a lattice would need too many points."""
 
 _AGGREGATED, _AGGREGATED_AT_ONCE = 2**24, 64
 """Entries of the table whose posteriors are averaged at the end of a fit, and rows at a time."""
 
-_DRAWN_BYTES, _ROW_BYTES = 2**24, 2**15
-"""Working memory of draws that are held at a time, and of a row whose proposals are put right."""
 
-
-class EncoderQueries(PosteriorQueries, TransformerMixin):
+class EncoderQueries(EncoderScores, PosteriorQueries, Imputation, TransformerMixin):
     """Mixin of the estimators whose q(z | x) comes from an encoder.
 
     A subclass defines ``_has_posterior``: whether its training gives q a spread.
@@ -73,13 +60,15 @@ class EncoderQueries(PosteriorQueries, TransformerMixin):
         """
         return self._located(self._queried(X))
 
-    def inverse_transform(self, Z):
+    def inverse_transform(self, Z, condition=None):
         """Return the mean of p(x | z) at latent points.
 
         Parameters
         ----------
         Z : array-like of shape (n_samples, n_components)
             On the torus in turns, any real numbers.
+        condition : array-like of shape (n_conditions,) or (n_samples, n_conditions), optional
+            Of models with `condition_columns`: what the decoder is told, as for `sample`.
 
         Returns
         -------
@@ -87,7 +76,7 @@ class EncoderQueries(PosteriorQueries, TransformerMixin):
         """
         check_is_fitted(self)
         Z = self._points(Z, self._n_features_out)
-        return self._over_rows(Z, self._model.mean, name="Z")
+        return self._decoded(Z, Z, condition)
 
     def reconstruct(self, X):
         """Return the decoded means of q(z | x), ``inverse_transform(transform(X))``.
@@ -100,7 +89,12 @@ class EncoderQueries(PosteriorQueries, TransformerMixin):
         -------
         ndarray of shape (n_samples, n_features)
         """
-        return self._over_rows(self._located(self._queried(X)), self._model.mean)
+        X = self._queried(X)
+        model = self._model
+        means = self._over_rows(
+            self._located(X), lambda z, x: model.mean(z, model.groups(x)), beside=(X,)
+        )
+        return self._with_conditions(self._rescaled(means, X), X)
 
     def proposal(self, X):
         """Return location and covariance of the encoder's q(z | x) for every row.
@@ -146,55 +140,6 @@ class EncoderQueries(PosteriorQueries, TransformerMixin):
         variances = self._model.prior.euclidean(z).var(0, correction=0)
         return (variances.reshape(-1, z.shape[1]).sum(0) > threshold).numpy()
 
-    def score_samples(self, X, method="auto", n_importance_samples=1000, return_std=False):
-        """Return the log likelihood of every row in nats, or with ``method="elbo"`` a lower bound.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-        method : {"auto", "quadrature", "importance", "encoder", "elbo"}, default="auto"
-            "quadrature" is the log likelihood itself, over a lattice of `n_points_eval_` points,
-            for up to three components. "importance" is the log mean of importance weights: a lower
-            bound in expectation, that rises to the log likelihood with the number of samples. Its
-            draws are from normals around the peaks of each row's posterior, which take about as
-            long to find as 500 draws (for 32 components), from the encoder's posterior and from
-            the prior. "encoder" is the same of draws from the encoder's posterior alone, as the
-            literature has it: it falls short where the encoder is wrong. "elbo" is the evidence
-            lower bound, whatever `beta` and `objective` the training had. "auto" is quadrature for
-            up to three components and importance sampling for more.
-        n_importance_samples : int, default=1000
-            Draws a row for "importance", "encoder" and "elbo", the same noise for all rows; 5000 is
-            the custom of the literature.
-        return_std : bool, default=False
-            Also return standard errors: over 8 random shifts of the lattice, or over the draws.
-
-        Returns
-        -------
-        nats : ndarray of shape (n_samples,)
-        std : ndarray of shape (n_samples,)
-            Only if `return_std`.
-
-        Raises
-        ------
-        ValueError
-            If the model has too many components for quadrature, or no posterior to draw from.
-        """
-        X = self._queried(X)
-        _checks.check_option("method", method, METHODS)
-        _checks.check_integer("n_importance_samples", n_importance_samples)
-        if method == "quadrature":
-            self._check_few_components("method='quadrature'", "'importance'")
-        few = self._n_features_out <= lattices.MOST_COMPONENTS
-        if method == "quadrature" or (method == "auto" and few):
-            return self._by_quadrature(X, return_std)
-        self._check_has_posterior(f"method={method!r}")
-        n_draws = int(n_importance_samples)
-        if method in _REDUCED:
-            result = self._by_draws(X, n_draws, _REDUCED[method])
-        else:
-            result = self._by_importance(X, n_draws)
-        return (result[:, 0], result[:, 1]) if return_std else result[:, 0]
-
     @property
     def decoder_(self):
         """The fitted decoder, a torch module."""
@@ -219,7 +164,7 @@ class EncoderQueries(PosteriorQueries, TransformerMixin):
         return self._over_rows(X, lambda x: self._model.propose(x).loc)
 
     def _check_encoder_parameters(self):
-        self._check_shared_parameters()
+        _parts.check_shared(self)
         _checks.check_integer("harmonic_order", self.harmonic_order, alternative="auto")
         _checks.check_hidden_layer_sizes(self.hidden_layer_sizes)
         _parts.check_choice("decoder", self.decoder, _parts.DECODERS)
@@ -247,21 +192,21 @@ class EncoderQueries(PosteriorQueries, TransformerMixin):
                 f"{instead}."
             )
 
-    def _build(self, n_features, n_rows, randomness):
+    def _build(self, likelihood, n_rows, randomness):
         k, wrapped = int(self.n_components), self.latent == "torus"
         order = _parts.harmonic_order(self.harmonic_order, k, n_rows) if wrapped else None
-        tabulated = k <= lattices.MOST_COMPONENTS
-        likelihood = _parts.build_likelihood(self, n_features, tabulated=tabulated)
         n_numbers = proposals.n_outputs(self.covariance_type, k, wrapped=wrapped)
+        n_told = _conditions.n_numbers(self._told)
         return models.EncoderModel(
             k,
             _parts.PRIORS[self.latent],
-            _parts.build_decoder(self, likelihood.n_outputs, order, randomness),
+            _parts.build_decoder(self, likelihood.n_outputs, order, randomness, n_told),
             likelihood,
-            _parts.build_encoder(self, n_features, n_numbers, randomness),
+            _parts.build_encoder(self, likelihood.n_inputs + n_told, n_numbers, randomness),
             covariance_type=self.covariance_type,
             wrapped=wrapped,
             harmonic_order=order,
+            conditions=self._told,
         )
 
     def _finish(self, model, x):
@@ -291,14 +236,49 @@ class EncoderQueries(PosteriorQueries, TransformerMixin):
         z = proposal.loc[:, None]
         if not bool(proposal.log_prob(z).isfinite().all()):
             raise FloatingPointError("the encoder's output is not finite")
-        if not bool(model.outputs(z).isfinite().all()):
+        if not bool(model.outputs(z, model.groups(x)).isfinite().all()):
             raise FloatingPointError("the decoder's output is not finite")
 
-    def _charts(self):
-        """The decoded lattice: as it was kept, or decoded a part at a time."""
+    def _charts(self, X):
+        """Return the decoded lattice, for X with its gaps, each time it is called.
+
+        That is as it was kept, or decoded a part at a time.
+        """
         if self._atlas is not None:
-            return [self._atlas]
-        return quadrature.charts(self._model, self._cube, n_at_once=self._model.n_decoded)
+            kept = [_data.chart_for(X, self._model.likelihood, self._atlas)]
+            return lambda: kept
+        n_at_once, ragged = self._model.n_decoded, _data.ragged(X)
+        return lambda: quadrature.charts(
+            self._model, self._cube, n_at_once=n_at_once, ragged=ragged
+        )
+
+    def _log_weights(self, X):
+        """Return the function from rows of X to their log weights over the lattice."""
+        charts, likelihood = self._charts(X), self.likelihood_
+        return lambda x: torch.cat([chart.table(likelihood, x) for chart in charts()], 1)
+
+    def _predicted(self, X):
+        model = self._model
+        if model.n_components <= lattices.MOST_COMPONENTS:
+            points = torch.from_numpy(self.lattice_).to(model.like.device)
+            predictions, log_w = LatticePredictions(model, points), self._log_weights(X)
+            row_bytes = self._row_bytes(X)
+
+            def of_rows(x):
+                return predictions.of(posteriors.responsibilities(log_w(x)), x)
+        else:
+            self._check_has_posterior("impute")
+            row_bytes = 16 * _DRAWS_IMPUTED * X.shape[1]
+
+            def of_rows(x):
+                generator = torch.Generator().manual_seed(0)
+                drawn = model.draw(x, _DRAWS_IMPUTED, generator, shared=True)
+                weights = posteriors.responsibilities(drawn.log_w(model.prior))
+                outputs = model.outputs(drawn.z, model.groups(x))
+                return by_draws(model.likelihood, outputs, weights, x)
+
+        for x in self._chunks(X, row_bytes):
+            yield tuple(part.cpu().numpy() for part in of_rows(x))
 
     def _check_posterior(self, what):
         instead = {"posterior": "proposal"}.get(what, "up to 3 components, or proposal")
@@ -307,71 +287,17 @@ class EncoderQueries(PosteriorQueries, TransformerMixin):
     def _quadrature_points(self):
         return summaries.Points.of(self._model.prior, self._cube.to(self._model.like.device))
 
-    def _posteriors(self, x, points):
-        log_w = self._log_weights(x)
-        return summaries.Posterior(points, log_w, torch.logsumexp(log_w, 1), [])
-
-    def _log_weights(self, x):
-        return torch.cat([chart.table(self.likelihood_, x) for chart in self._charts()], 1)
-
     def _row_bytes(self, X):
         return self._table_bytes(X, self.n_points_eval_)
 
-    def _by_quadrature(self, X, return_std):
-        """log p(x) over the lattice that a fit found fine enough, and its standard error."""
-        n_at_once = self._model.n_decoded
-        kept = self._atlas is not None
-        n_columns = self.n_points_eval_ if kept else min(n_at_once, self.n_points_eval_)
-        rows = self._chunks(X, self._table_bytes(X, n_columns))
-        with own_settings(gradients=False):
-            nats = quadrature.log_marginal(self._model, self._charts(), rows)
-            if not return_std:
-                return checked_finite(nats.numpy())
-            std = quadrature.standard_error(self._model, self._cube, rows, n_at_once=n_at_once)
-        return checked_finite(nats.numpy()), std.numpy()
-
-    def _by_draws(self, X, n_draws, reduce):
-        """What draws from the encoder's q(z | x) are reduced to, and its standard error."""
-
-        def of_rows(x):
-            generator = torch.Generator().manual_seed(0)
-            drawn = self._model.draw(x, n_draws, generator, shared=True)
-            return reduce(drawn, self._model.prior)
-
-        return self._estimated(X, of_rows, self._draw_bytes(n_draws))
-
-    def _by_importance(self, X, n_draws):
-        """The log mean of importance weights, and its standard error."""
-        n_at_once = max(1, _DRAWN_BYTES // self._draw_bytes(n_draws))
-
-        def of_rows(x):
-            generator = torch.Generator().manual_seed(0)
-            return importance.estimate(self._model, x, n_draws, generator, n_at_once)
-
-        return self._estimated(X, of_rows, max(_ROW_BYTES, 16 * X.shape[1]))
-
-    def _draw_bytes(self, n_draws):
-        """Working memory of the draws of a row."""
-        n_decoded = min(n_draws, self._model.n_decoded) * self.n_features_in_
-        n_unwound = n_draws * self._n_features_out
-        if self._model.wrapped:
-            n_unwound *= len(proposals.WINDINGS) ** self._n_features_out
-        return 16 * max(n_decoded, n_unwound)
-
-    def _estimated(self, X, of_rows, row_bytes):
-        """Estimates and their standard errors, (n_samples, 2); an error may be infinite."""
-        result = self._over_rows(X, of_rows, row_bytes, finite=False)
-        checked_finite(result[:, 0])
-        return result
-
 
 def _aggregated(model, u, chart, x):
-    """The mean posterior of some rows x over points u of the cube, an array."""
-    n_rows = max(1, _AGGREGATED // len(u))
+    """The mean posterior over points u of the cube of some rows x, the fewer the longer u is."""
+    x = chosen(x, torch.arange(min(len(x), max(1, _AGGREGATED // len(u))), device=x.device))
     charts = [chart] if chart else list(quadrature.charts(model, u, n_at_once=model.n_decoded))
     tables = (
         torch.cat([chart.table(model.likelihood, part) for chart in charts], 1)
-        for part in x[:n_rows].split(_AGGREGATED_AT_ONCE)
+        for part in split(x, _AGGREGATED_AT_ONCE)
     )
     sums = [posteriors.responsibilities(table).double().sum(0) for table in tables]
-    return (torch.stack(sums).sum(0) / len(x[:n_rows])).cpu().numpy()
+    return (torch.stack(sums).sum(0) / len(x)).cpu().numpy()

@@ -17,15 +17,15 @@ from sklearn.base import (
     TransformerMixin,
 )
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
-from . import _checks, _fitting, _parts
-from ._rows import Chunks, random_seed
+from . import _blocks, _checks, _conditions, _data, _fitting, _parts
+from ._columns import Frames
+from ._decoding import Decoding
+from ._rows import Chunks
 from ._transactions import all_or_nothing
 from .engine import optimizers, training
 from .engine.precision import own_settings
-
-PRECISIONS = ("highest", "medium")
 
 _LARGEST_START, _LARGEST_FINISH = 10_000, 500
 _CHUNK_BYTES = 2**24
@@ -33,11 +33,16 @@ _CHUNK_BYTES = 2**24
 
 
 class LatentEstimator(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator
+    Decoding,
+    Frames,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    DensityMixin,
+    BaseEstimator,
 ):
     """Base of the estimators; a subclass is a recipe.
 
-    ``_check_parameters()`` raises what is wrong with them. ``_build(n_features, n_rows,
+    ``_check_parameters()`` raises what is wrong with them. ``_build(likelihood, n_rows,
     randomness)`` returns a `skqlvm.engine.models.Model`, not yet started at the data.
     ``_objective(model, fit)`` returns the training bound, a function of a `Batch` and a generator
     (None for a bound that is the same each time) that gives nats a row.
@@ -45,11 +50,14 @@ class LatentEstimator(
     some rows x.
     """
 
-    _shaping = ("n_components", "likelihood", "noise_variance")
+    _shaping = ("n_components", *_blocks.SHAPING, "condition_columns")
     """Parameters that shape the model: they cannot change between fits that continue each other."""
 
     _auto_steps, _auto_passes = (500, 2500), 50
     """Budget of a fit whose max_iter is "auto": so many passes, within limits of steps."""
+
+    _told = None
+    """What decoders are told of rows, while a model is built."""
 
     _auto_batch_sizes, _optimizer = (128,), staticmethod(optimizers.adam)
     _validation_rows = 2000
@@ -61,6 +69,8 @@ class LatentEstimator(
         *,
         likelihood,
         noise_variance,
+        exposure,
+        condition_columns,
         max_iter,
         batch_size,
         learning_rate,
@@ -75,6 +85,8 @@ class LatentEstimator(
         self.n_components = n_components
         self.likelihood = likelihood
         self.noise_variance = noise_variance
+        self.exposure = exposure
+        self.condition_columns = condition_columns
         self.max_iter = max_iter
         self.batch_size = batch_size
         self.learning_rate = learning_rate
@@ -86,7 +98,7 @@ class LatentEstimator(
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X, y=None):
+    def fit(self, X, y=None, sample_weight=None):
         """Fit the model to X.
 
         An interrupted first fit keeps the best weights so far, and KeyboardInterrupt is raised; so
@@ -96,8 +108,11 @@ class LatentEstimator(
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            May be a memory map; only batches of it are read at a time.
+            NaN is what is missing. May be a memory map, of which only batches are read at a time;
+            or sparse, where the likelihood takes sparse rows.
         y : ignored
+        sample_weight : array-like of shape (n_samples,), optional
+            How often each row counts, as if it came as often. Rows of weight 0 are left out.
 
         Returns
         -------
@@ -116,7 +131,8 @@ class LatentEstimator(
         with self._fitting():
             anew = first or not self.warm_start
             X = self._validated(X, reset=anew)
-            fit = _fitting.Fit.of(self, X, self.validation_fraction)
+            X, weight = _data.weighted(X, sample_weight, 2 if anew else 1)
+            fit = _fitting.Fit.of(self, X, self.validation_fraction, weight)
             model, state = self._model_for(X, fit, anew=anew), training.State()
             stopped = _fitting.train(
                 self,
@@ -140,7 +156,7 @@ class LatentEstimator(
             raise stopped
         return self
 
-    def partial_fit(self, X, y=None):
+    def partial_fit(self, X, y=None, sample_weight=None):
         """Make one pass over X, at a constant step size of a quarter of `learning_rate`.
 
         It starts from the weights there are. Location and scale of the likelihood stay those of the
@@ -150,6 +166,8 @@ class LatentEstimator(
         ----------
         X : array-like of shape (n_samples, n_features)
         y : ignored
+        sample_weight : array-like of shape (n_samples,), optional
+            As for `fit`.
 
         Returns
         -------
@@ -158,7 +176,8 @@ class LatentEstimator(
         with self._fitting():
             anew = not self.__sklearn_is_fitted__()
             X = self._validated(X, reset=anew)
-            fit, state = _fitting.Fit.of(self, X, 0.0), self._state_to_continue()
+            X, weight = _data.weighted(X, sample_weight, 2 if anew else 1)
+            fit, state = _fitting.Fit.of(self, X, 0.0, weight), self._state_to_continue()
             model, n_before = self._model_for(X, fit, anew=anew), state.step
             stopped = _fitting.train(
                 self,
@@ -174,7 +193,7 @@ class LatentEstimator(
             raise stopped
         return self
 
-    def fit_transform(self, X, y=None):
+    def fit_transform(self, X, y=None, sample_weight=None):
         """Fit the model to X, and return what `transform` returns for it.
 
         The coordinates are kept as `embedding_`, as manifold estimators have it.
@@ -183,12 +202,14 @@ class LatentEstimator(
         ----------
         X : array-like of shape (n_samples, n_features)
         y : ignored
+        sample_weight : array-like of shape (n_samples,), optional
+            As for `fit`.
 
         Returns
         -------
         ndarray of shape (n_samples, n_columns)
         """
-        embedding = self.fit(X).transform(X)
+        embedding = self.fit(X, sample_weight=sample_weight).transform(X)
         self.embedding_ = np.asarray(embedding)
         return embedding
 
@@ -203,6 +224,9 @@ class LatentEstimator(
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        kind = _parts.kind_of(self.likelihood)
+        tags.input_tags.allow_nan = kind is None or kind.allows_missing
+        tags.input_tags.sparse = kind is not None and kind.sparse
         return tags
 
     def __getstate__(self):
@@ -212,43 +236,17 @@ class LatentEstimator(
                 state[name] = copy.deepcopy(state[name]).cpu()
         return state
 
-    def _check_shared_parameters(self):
-        _checks.check_integer("n_components", self.n_components)
-        _checks.check_integer("max_iter", self.max_iter, alternative="auto")
-        _checks.check_integer("batch_size", self.batch_size, alternative="auto")
-        verbose = int(self.verbose) if isinstance(self.verbose, bool) else self.verbose
-        _checks.check_integer("verbose", verbose, minimum=0)
-        if not (isinstance(self.learning_rate, str) and self.learning_rate == "auto"):
-            _checks.check_number("learning_rate", self.learning_rate, open_minimum=True)
-        _checks.check_number("validation_fraction", self.validation_fraction, below=1.0)
-        if self.n_iter_no_change is not None:
-            _checks.check_integer("n_iter_no_change", self.n_iter_no_change)
-        _checks.check_option("matmul_precision", self.matmul_precision, PRECISIONS)
-        _checks.check_flag("warm_start", self.warm_start)
-        _parts.check_choice("likelihood", self.likelihood, _parts.LIKELIHOODS)
-        _checks.check_noise_variance(self.noise_variance)
-
     def _validated(self, X, *, reset):
-        """Return X as a float32 or float64 array, without a copy where it is one."""
-        if issparse(X):
-            raise TypeError(
-                f"{type(self).__name__} expects a dense array, but got a sparse matrix. Use "
-                "X.toarray()."
-            )
-        _checks.check_two_dimensional(X)
-        _checks.check_columns(X)
-        return validate_data(
-            self,
-            X,
-            reset=reset,
-            dtype=[np.float64, np.float32],
-            ensure_min_samples=2 if reset else 1,
-        )
+        coded = _blocks.takes_categories(self.likelihood) or self.condition_columns is not None
+        categories = reset and coded
+        X = self._in_codes(X, categories=categories, reset=reset)
+        return _data.validated(self, X, reset=reset)
 
     def _queried(self, X):
         check_is_fitted(self)
         X = self._validated(X, reset=False)
-        _parts.check_data(self._built_with["likelihood"], self.likelihood_, X)
+        _data.check(self._built_with["likelihood"], self.likelihood_, X)
+        _conditions.check_values(self._model.conditions, X, self._columns)
         return X
 
     @contextmanager
@@ -268,13 +266,18 @@ class LatentEstimator(
         """Return a new model, started at the data, or a copy of the fitted one, all of it open."""
         if anew:
             self._built_with = self._architecture()
-            model = self._build(X.shape[1], len(X), fit.randomness)
+            likelihood = _parts.build_likelihood(self, X)
+            self._told = _conditions.learn(self.condition_columns, X, self._columns)
+            model = self._build(likelihood, X.shape[0], fit.randomness)
+            del self._told
         else:
             _checks.check_unchanged(self._built_with, self._architecture())
             model = copy.deepcopy(self._model)
-        _parts.check_data(self.likelihood, model.likelihood, X)
+        _data.check(self.likelihood, model.likelihood, X)
+        _conditions.check_values(model.conditions, X, self._columns)
         if anew:
-            model.likelihood.start(fit.rows.batch(fit.trained[:_LARGEST_START]).x.cpu())
+            _data.check_columns_there(self, X)
+            fit.start(model.likelihood, _LARGEST_START)
         else:
             model.open(1.0)
         return model
@@ -304,21 +307,24 @@ class LatentEstimator(
             found = self._finish(model, fit.some(_LARGEST_FINISH))
         for name in [name for name in vars(self) if _is_of_a_fit(name)]:
             delattr(self, name)
-        vars(self).update(attributes | found)
+        vars(self).update(attributes | found | _conditions.learned(model.conditions))
         for name, value in model.likelihood.learned().items():
             value = value.detach().cpu().numpy()
             setattr(self, f"{name}_", value if value.ndim else float(value))
         self._model, self.history_ = model, state.history
         self._fit_dtype = fit.rows.X.dtype
 
-    def _over_rows(self, X, function, row_bytes=None, *, finite=True, name="X"):
+    def _over_rows(self, X, function, row_bytes=None, *, beside=(), finite=True, name="X"):
         """Apply a function of tensors to chunks of rows, and join the arrays that it returns.
 
-        Chunks are of as many rows as fit into memory, at `row_bytes` of working memory a row.
-        `name` is the user's word for the rows.
+        Chunks are of as many rows as fit into memory, at `row_bytes` of working memory a row. Rows
+        of the arrays `beside` are further arguments of the function. `name` is the user's word for
+        the rows.
         """
+        chunks = self._chunks(X, row_bytes)
+        others = [Chunks(array, chunks.device, chunks.size) for array in beside]
         with own_settings(gradients=False):
-            parts = [function(x).cpu().numpy() for x in self._chunks(X, row_bytes)]
+            parts = [function(*rows).cpu().numpy() for rows in zip(chunks, *others, strict=True)]
         result = np.concatenate(parts)
         return checked_finite(result, name) if finite else result
 
@@ -328,58 +334,25 @@ class LatentEstimator(
 
     def _table_bytes(self, X, n_points):
         """Working memory of a row: its part of the table, and of the data."""
-        return (n_points + 3 * X.shape[1]) * X.itemsize
+        n_numbers = X.nnz // X.shape[0] + 1 if issparse(X) else X.shape[1]
+        return (n_points + 3 * n_numbers) * X.dtype.itemsize
 
-    def _points(self, Z, n_columns, what="inverse_transform"):
-        """Return latent points that a user gives as an array of floats."""
-        try:
-            Z = check_array(Z, dtype=[np.float64, np.float32], input_name="Z")
-        except (TypeError, ValueError) as error:
-            message = f"Z expects numbers of shape (n_samples, {n_columns}), but: {error}"
-            raise type(error)(message) from error
-        if Z.shape[1] != n_columns:
-            raise ValueError(
-                f"Z has {Z.shape[1]} columns, but {what} expects {n_columns}. Give what transform "
-                "returns."
-            )
-        return Z
-
-    def sample(self, n_samples=1, random_state=None, *, noise=True):
-        """Draw from the model: z from the prior, then x from p(x | z).
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-        random_state : int, RandomState or None, default=None
-        noise : bool, default=True
-            Draw from p(x | z); False gives its mean, a sample without the noise of observation.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_features)
-        """
-        check_is_fitted(self)
-        _checks.check_integer("n_samples", n_samples)
-        _checks.check_flag("noise", noise)
-        generator = torch.Generator().manual_seed(random_seed(random_state))
-        shape = (int(n_samples), self._model.n_components)
-        u = torch.rand(shape, dtype=torch.float64, generator=generator).numpy()
-        drawn = self._over_rows(u, lambda u: self._model.sample(u, generator, noise=bool(noise)))
-        return drawn.astype(self._fit_dtype)
-
-    def score(self, X, y=None):
+    def score(self, X, y=None, sample_weight=None):
         """Return the mean of `score_samples` over the rows of X, in nats.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
         y : ignored
+        sample_weight : array-like of shape (n_samples,), optional
+            How often each row counts.
 
         Returns
         -------
         float
         """
-        return float(np.mean(self.score_samples(X), dtype=np.float64))
+        nats, weight = _data.weighted(self.score_samples(X), sample_weight)
+        return float(np.average(nats.astype(np.float64, copy=False), weights=weight))
 
 
 def _is_of_a_fit(name):

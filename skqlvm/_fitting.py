@@ -9,7 +9,7 @@ from statistics import fmean
 
 import torch
 
-from . import _parts
+from . import _data, _parts
 from ._progress import Progress
 from ._rows import Rows, random_seed, resolve_device
 from .engine import optimizers, training
@@ -25,6 +25,9 @@ _FEWEST_FOR_PATIENCE = 100
 
 _JOINED = 0.75
 """Fraction of a training from which on held-out rows are trained on, if all went well till then."""
+
+_NOISE = 2**31
+"""What the seed of shifts and noise has more than that of the order of rows."""
 
 _FEWEST_STEPS = 100
 _FEWEST_HELD_OUT = 5
@@ -48,8 +51,11 @@ class Fit:
         Rows that the prior of the likelihood's own parameters counts as.
     batch_size : int
     learning_rate : float
-    generator : torch.Generator
-        Draws batches, shifts and noise.
+    order : torch.Generator
+        Draws which rows a batch has.
+    noise : torch.Generator
+        Draws shifts and noise, by a stream of its own: what it gives does not depend on how many
+        rows there are.
     randomness : _parts.Randomness
         Draws what parts start from.
     """
@@ -60,27 +66,29 @@ class Fit:
     n_prior_rows: float
     batch_size: int
     learning_rate: float
-    generator: torch.Generator
+    order: torch.Generator
+    noise: torch.Generator
     randomness: _parts.Randomness
 
     @classmethod
-    def of(cls, estimator, X, validation_fraction):
+    def of(cls, estimator, X, validation_fraction, weight=None):
         """Hold rows out, and seed what draws, as an estimator's parameters say."""
         device, seed = resolve_device(estimator.device), random_seed(estimator.random_state)
-        generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(X), generator=generator)
-        n_wanted = min(round(validation_fraction * len(X)), _LARGEST_VALIDATION, len(X) - 1)
+        generator, n_rows = torch.Generator().manual_seed(seed), X.shape[0]
+        order = torch.randperm(n_rows, generator=generator)
+        n_wanted = min(round(validation_fraction * n_rows), _LARGEST_VALIDATION, n_rows - 1)
         n_held_out = n_wanted if n_wanted >= _FEWEST_HELD_OUT else 0
         weights, stream = torch.Generator().manual_seed(seed), Stream(seed, device)
-        batch_size = _batch_size(estimator, len(X) - n_held_out)
+        batch_size = _batch_size(estimator, n_rows - n_held_out)
         return cls(
-            rows=Rows(X, device),
+            rows=Rows(X, device, weight),
             trained=order[n_held_out:],
             held_out=order[:n_held_out],
             n_prior_rows=_PRIOR_ROWS / (1 + n_held_out) ** 2,
             batch_size=batch_size,
             learning_rate=_learning_rate(estimator.learning_rate, batch_size),
-            generator=generator,
+            order=generator,
+            noise=torch.Generator().manual_seed(seed + _NOISE),
             randomness=_parts.Randomness(weights, stream),
         )
 
@@ -89,9 +97,26 @@ class Fit:
         """Steps of a pass."""
         return -(-len(self.trained) // self.batch_size)
 
+    @property
+    def trained_weight(self):
+        """How often the rows that are trained on count, or None."""
+        return None if self.rows.weight is None else self.rows.weight[self.trained]
+
+    @property
+    def n_trained(self):
+        """How many rows are trained on, each as often as it counts."""
+        return len(self.trained) if self.rows.weight is None else float(self.trained_weight.sum())
+
     def some(self, n_rows):
         """Return so many rows, held-out ones first."""
         return self.rows.batch(torch.cat([self.held_out, self.trained])[:n_rows]).x
+
+    def start(self, likelihood, n_rows):
+        """Start a likelihood at so many trained rows, and more if these lack a feature."""
+        numbers = _data.rows_to_start(self.rows.X, self.trained[:n_rows].numpy())
+        batch = self.rows.batch(torch.from_numpy(numbers))
+        weight = [] if batch.weight is None else [batch.weight.cpu()]
+        likelihood.start(batch.x.cpu(), *weight)
 
     def joined(self):
         """Return the fit with the held-out rows among those that are trained on."""
@@ -103,7 +128,10 @@ class Fit:
         if not len(self.held_out):
             return None
         batches = [self.rows.batch(part) for part in self.held_out.split(n_rows)]
-        return lambda: torch.cat([objective(batch, None) for batch in batches])
+        if self.rows.weight is None:
+            return lambda: torch.cat([objective(batch, None) for batch in batches])
+        mean = self.rows.weight[self.held_out].mean()
+        return lambda: torch.cat([objective(b, None) * (b.weight / mean) for b in batches])
 
 
 def _batch_size(estimator, n_rows):
@@ -176,7 +204,9 @@ def train(estimator, model, fit, settings, state, *, worth_keeping, before_step=
                 partial(_nats, model, fit, objective),
                 len(fit.trained),
                 settings,
-                fit.generator,
+                fit.order,
+                noise=fit.noise,
+                weights=fit.trained_weight,
                 validation=fit.validation(objective, estimator._validation_rows),
                 before_step=before_step,
                 after_record=[progress],
@@ -205,8 +235,8 @@ def train(estimator, model, fit, settings, state, *, worth_keeping, before_step=
 
 def _nats(model, fit, objective, index):
     """The bound of trained rows by their numbers, and their shares of the likelihood's prior."""
-    prior = model.likelihood.log_prior() * (fit.n_prior_rows / len(fit.trained))
-    nats = objective(fit.rows.batch(fit.trained[index]), fit.generator)
+    prior = model.likelihood.log_prior() * (fit.n_prior_rows / fit.n_trained)
+    nats = objective(fit.rows.batch(fit.trained[index]), fit.noise)
     return nats + prior.to(fit.rows.device)
 
 

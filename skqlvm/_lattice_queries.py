@@ -5,15 +5,16 @@ import torch
 from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from . import _readouts
+from . import _data, _readouts
 from ._estimator import checked_finite
+from ._imputation import Imputation, LatticePredictions
 from ._posterior_queries import PosteriorQueries
 from ._rows import as_tensor
 from .engine import objectives, posteriors, quadrature, refinement, summaries
 from .engine.precision import own_settings
 
 
-class LatticeQueries(PosteriorQueries, TransformerMixin):
+class LatticeQueries(PosteriorQueries, Imputation, TransformerMixin):
     """Mixin of the estimator that keeps a decoded lattice, `_atlas`, of the points `lattice_`."""
 
     def transform(self, X):
@@ -45,13 +46,15 @@ class LatticeQueries(PosteriorQueries, TransformerMixin):
         """
         return self._embedded(X, "turns")
 
-    def inverse_transform(self, Z):
+    def inverse_transform(self, Z, condition=None):
         """Return the mean of p(x | z) at points of the torus, before any transformation.
 
         Parameters
         ----------
         Z : array-like of shape (n_samples, n_columns)
             What `transform` returns; angles may be any real numbers.
+        condition : array-like of shape (n_conditions,) or (n_samples, n_conditions), optional
+            Of models with `condition_columns`: what the decoder is told, as for `sample`.
 
         Returns
         -------
@@ -60,13 +63,14 @@ class LatticeQueries(PosteriorQueries, TransformerMixin):
         check_is_fitted(self)
         Z = self._points(Z, self._n_features_out, f"inverse_transform of output={self.output!r}")
         z = _readouts.turns(Z, self.output, self._model.n_components)
-        return self._over_rows(z, self._model.mean, name="Z")
+        return self._decoded(Z, z, condition)
 
     def reconstruct(self, X):
         """Return the posterior mean of the decoded data, ``E[f(z) | x]``.
 
-        It is the best reconstruction in squared error. With `transformations` it is in the pose of
-        the row: the mean of ``W_s^-1 f(z)`` over their posterior too.
+        It is the best reconstruction in squared error; of categories, the most probable level. With
+        `transformations` it is in the pose of the row: the mean of ``W_s^-1 f(z)`` over their
+        posterior too. With an `exposure`, counts are those of the row's own.
 
         Parameters
         ----------
@@ -77,13 +81,18 @@ class LatticeQueries(PosteriorQueries, TransformerMixin):
         ndarray of shape (n_samples, n_features)
         """
         X = self._queried(X)
+        chart = self._chart(X)
+        if not self.likelihood_.averages or self._model.conditions is not None:
+            with own_settings(gradients=False):
+                parts = [mean for mean, _ in self._predicted(X)]
+            return self._with_conditions(checked_finite(np.concatenate(parts)), X)
         mean = as_tensor(self._over_rows(self.lattice_, self._model.mean), self._model.like.device)
 
         def reconstruct(x):
-            log_w, _ = quadrature.joint(self._model, self._atlas, x)
+            log_w, _ = quadrature.joint(self._model, chart, x)
             return _reconstructed(self._model.transformations, log_w, mean.to(log_w))
 
-        return self._over_rows(X, reconstruct, self._row_bytes(X))
+        return self._rescaled(self._over_rows(X, reconstruct, self._row_bytes(X)), X)
 
     def transformation_posterior(self, X):
         """Return the posterior probabilities of the `transformations`; rows sum to 1.
@@ -98,9 +107,10 @@ class LatticeQueries(PosteriorQueries, TransformerMixin):
             In the order of `transformations_`; a single column of ones if there are none.
         """
         X = self._queried(X)
+        chart = self._chart(X)
 
         def of_rows(x):
-            log_w, _ = quadrature.joint(self._model, self._atlas, x)
+            log_w, _ = quadrature.joint(self._model, chart, x)
             return posteriors.responsibilities(objectives.log_sum_exp_(log_w, 2))
 
         return self._over_rows(X, of_rows, self._row_bytes(X))
@@ -129,9 +139,9 @@ class LatticeQueries(PosteriorQueries, TransformerMixin):
             Only if `return_std`.
         """
         X = self._queried(X)
-        rows = self._chunks(X, self._row_bytes(X))
+        rows, chart = self._chunks(X, self._row_bytes(X)), self._chart(X)
         with own_settings(gradients=False):
-            nats = refinement.refined_log_marginal(self._model, self._atlas, rows).numpy()
+            nats = refinement.refined_log_marginal(self._model, chart, rows).numpy()
             checked_finite(nats)
             if not return_std:
                 return nats
@@ -177,6 +187,17 @@ class LatticeQueries(PosteriorQueries, TransformerMixin):
         _readouts.check(self)
         return _readouts.n_columns(self.output, self._model.n_components, self._order)
 
+    def _chart(self, X):
+        """The atlas, with what rows with gaps need if there are any in X."""
+        return _data.chart_for(X, self._model.likelihood, self._atlas)
+
+    def _predicted(self, X):
+        chart, points = self._chart(X), torch.from_numpy(self.lattice_)
+        predictions = LatticePredictions(self._model, points.to(self._model.like.device))
+        for x in self._chunks(X, self._row_bytes(X)):
+            found = predictions.over_maps(quadrature.joint(self._model, chart, x)[0], x)
+            yield tuple(part.cpu().numpy() for part in found)
+
     def _row_bytes(self, X):
         """Working memory of a row: that of each of its copies."""
         return self._table_bytes(X, len(self.lattice_)) * self._model.n_copies
@@ -185,16 +206,21 @@ class LatticeQueries(PosteriorQueries, TransformerMixin):
         u = torch.from_numpy(self.lattice_).to(self._model.like.device)
         return summaries.Points.of(self._model.prior, u)
 
-    def _posteriors(self, x, points):
-        if self._model.transformations is not None:
-            log_w = quadrature.relative(self._model, self._atlas, x)
-            return summaries.Posterior(points, log_w, torch.logsumexp(log_w, 1), [])
-        log_w = refinement.log_weights(self._model, self._atlas, x)
-        total, refined = refinement.refine(self._model, self._atlas, x, log_w.clone())
-        return summaries.Posterior(points, log_w, total, refined)
+    def _posteriors(self, X, points):
+        model, chart = self._model, self._chart(X)
+        if model.transformations is not None:
+            return super()._posteriors(X, points)
 
-    def _log_weights(self, x):
-        return quadrature.relative(self._model, self._atlas, x)
+        def of_rows(x):
+            log_w = refinement.log_weights(model, chart, x)
+            total, refined = refinement.refine(model, chart, x, log_w.clone())
+            return summaries.Posterior(points, log_w, total, refined)
+
+        return of_rows
+
+    def _log_weights(self, X):
+        model, chart = self._model, self._chart(X)
+        return lambda x: quadrature.relative(model, chart, x)
 
     def _embedded(self, X, output):
         X = self._queried(X)
@@ -207,10 +233,11 @@ class LatticeQueries(PosteriorQueries, TransformerMixin):
 
     def _from_table(self, X, function):
         """Apply a function of log weights and points to all rows of X, some at a time."""
+        log_weights, points = self._log_weights(X), torch.from_numpy(self.lattice_)
 
         def of_rows(x):
-            log_w = quadrature.relative(self._model, self._atlas, x)
-            return function(log_w, self._atlas.points.to(log_w))
+            log_w = log_weights(x)
+            return function(log_w, points.to(log_w))
 
         return self._over_rows(X, of_rows, self._row_bytes(X))
 

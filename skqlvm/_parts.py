@@ -5,9 +5,10 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
+from scipy.sparse import issparse
 
-from . import _checks
-from .engine import lattices, likelihoods, models, networks, priors
+from . import _blocks, _checks, _conditions
+from .engine import atlas, lattices, likelihoods, models, networks, priors
 from .engine.memory import is_available
 from .engine.randomness import Stream
 
@@ -20,6 +21,7 @@ N_POINTS = {
 }
 """Sizes of lattices by the number of components: early and late in a training, or one for both."""
 
+PRECISIONS = ("highest", "medium")
 PRIORS = {"normal": priors.StandardNormal(), "torus": priors.UniformTorus()}
 
 SHAPING = ("decoder", "hidden_layer_sizes", "harmonic_order", "image_shape")
@@ -28,6 +30,9 @@ SHAPING = ("decoder", "hidden_layer_sizes", "harmonic_order", "image_shape")
 _BYTES_OF_OUTPUT = 24
 """Memory that each number takes which is decoded once for all queries: twice in float32, and twice
 in float64 while directions are sought."""
+
+_BYTES_OF_WIDE_OUTPUT = 8
+"""The same where there are so many that directions are sought among some points."""
 
 _TRIED = 0.25
 """Input that modules are tried on; at zeros, some operations in place would not show."""
@@ -50,7 +55,7 @@ class Randomness(NamedTuple):
     stream: Stream
 
 
-def check_choice(name, value, table):
+def check_choice(name, value, table, also=" or a callable"):
     """Raise unless value is a name in a table, or a callable that is no module."""
     if isinstance(value, torch.nn.Module):
         raise TypeError(
@@ -58,7 +63,26 @@ def check_choice(name, value, table):
             f"of {type(value).__name__}."
         )
     if not callable(value):
-        _checks.check_option(name, value, table, also=" or a callable")
+        _checks.check_option(name, value, table, also=also)
+
+
+def check_shared(estimator):
+    """Raise unless the parameters that all estimators share make sense, whatever the data."""
+    _checks.check_integer("n_components", estimator.n_components)
+    _checks.check_integer("max_iter", estimator.max_iter, alternative="auto")
+    _checks.check_integer("batch_size", estimator.batch_size, alternative="auto")
+    verbose = int(estimator.verbose) if isinstance(estimator.verbose, bool) else estimator.verbose
+    _checks.check_integer("verbose", verbose, minimum=0)
+    if not (isinstance(estimator.learning_rate, str) and estimator.learning_rate == "auto"):
+        _checks.check_number("learning_rate", estimator.learning_rate, open_minimum=True)
+    _checks.check_number("validation_fraction", estimator.validation_fraction, below=1.0)
+    if estimator.n_iter_no_change is not None:
+        _checks.check_integer("n_iter_no_change", estimator.n_iter_no_change)
+    _checks.check_option("matmul_precision", estimator.matmul_precision, PRECISIONS)
+    _checks.check_flag("warm_start", estimator.warm_start)
+    _blocks.check(estimator.likelihood, estimator.exposure, check_choice)
+    _conditions.check(estimator.condition_columns)
+    _checks.check_noise_variance(estimator.noise_variance)
 
 
 def harmonic_order(order, n_components, n_rows):
@@ -69,17 +93,35 @@ def harmonic_order(order, n_components, n_rows):
     return networks.largest_order(n_components, n_harmonics, _HIGHEST_ORDER)
 
 
-def build_likelihood(estimator, n_features, *, tabulated):
-    """Return the observation model that `estimator.likelihood` names or makes, not yet started.
+def kind_of(value):
+    """Return the family that a `likelihood` names or is; None of a factory, which may make any."""
+    if isinstance(value, str):
+        return LIKELIHOODS.get(value, likelihoods.ExponentialFamily)
+    is_family = isinstance(value, type) and issubclass(value, likelihoods.Likelihood)
+    return value if is_family else None
 
-    One that is `tabulated`, over a lattice, has to be an exponential family.
+
+def build_likelihood(estimator, X):
+    """Return the observation model that an estimator's parameters say for rows X, not yet started.
+
+    One in so few dimensions that it is tabulated, over a lattice, has to be an exponential family.
     """
-    value = estimator.likelihood
-    if not callable(value):
+    tabulated = estimator.n_components <= lattices.MOST_COMPONENTS
+    columns = estimator._columns
+
+    def make(n_features, value, taken):
+        if callable(value):
+            return _made(value, n_features, tabulated=tabulated)
         family = LIKELIHOODS[value]
-        taken = {name: getattr(estimator, name) for name in family.parameters_taken}
-        return family(n_features, **taken)
-    likelihood = _called("likelihood", value, {"n_features": n_features})
+        own = {name: getattr(estimator, name) for name in family.parameters_taken}
+        return family(n_features, **(own | taken))
+
+    return _blocks.build(_blocks.choose(estimator, X, columns), columns, make)
+
+
+def _made(factory, n_features, *, tabulated):
+    """The likelihood that a factory of one's own makes."""
+    likelihood = _called("likelihood", factory, {"n_features": n_features})
     kind = likelihoods.ExponentialFamily if tabulated else likelihoods.Likelihood
     if not isinstance(likelihood, kind):
         remedy = "Subclass it: a lattice needs its table." if tabulated else "Subclass it."
@@ -97,22 +139,31 @@ def build_likelihood(estimator, n_features, *, tabulated):
 
 def check_data(name, likelihood, X):
     """Raise unless data suit a likelihood, which `name` is the estimator's word for."""
-    for start in range(0, len(X), 4096):
+    for start in range(0, X.shape[0], 4096):
         try:
-            likelihood.check(X[start : start + 4096])
+            part = X[start : start + 4096]
+            likelihood.check(part.data[:, None] if issparse(part) else part)
         except ValueError as error:
             remedy = "use likelihood='gaussian'"
-            if likelihood.support == (0.0, 1.0):
+            if isinstance(likelihood, likelihoods.Categorical | likelihoods.Mixed):
+                remedy = "Correct X, or fit anew"
+            elif likelihood.support == (0.0, 1.0):
                 remedy = f"Rescale X, as MinMaxScaler(clip=True) does, or {remedy}"
             else:
                 remedy = remedy.capitalize()
             raise ValueError(f"likelihood={name!r} {error}. {remedy}.") from error
 
 
-def build_decoder(estimator, n_outputs, order, randomness):
-    """Return the decoder that `estimator.decoder` names or makes."""
+def build_decoder(estimator, n_outputs, order, randomness, n_conditions=0):
+    """Return the decoder that `estimator.decoder` names or makes.
+
+    What it is told of conditions follows the coordinates of a point.
+    """
     sizes = {"n_components": int(estimator.n_components), "n_outputs": n_outputs}
-    return _built("decoder", DECODERS, sizes, estimator, randomness, {"order": order})
+    settings = {"order": order, "n_conditions": n_conditions}
+    if callable(estimator.decoder):
+        sizes["n_components"] += n_conditions
+    return _built("decoder", DECODERS, sizes, estimator, randomness, settings)
 
 
 def build_encoder(estimator, n_inputs, n_outputs, randomness):
@@ -132,7 +183,9 @@ def build_lattices(estimator, name, model):
     value, k = getattr(estimator, name), model.n_components
     sizes = N_POINTS[name][k] if isinstance(value, str) else (int(value),)
     n_outputs, device = model.likelihood.n_outputs, model.like.device
-    n_bytes = _BYTES_OF_OUTPUT * max(sizes) * n_outputs
+    wide = n_outputs > atlas.WIDEST_WHOLE
+    n_bytes_each = _BYTES_OF_WIDE_OUTPUT if wide else _BYTES_OF_OUTPUT
+    n_bytes = n_bytes_each * max(sizes) * n_outputs * model.n_groups
     if not is_available(n_bytes, device):
         raise ValueError(
             f"{name}={max(sizes)} expects {n_bytes / 2**30:.3g} GiB of memory, for {n_outputs} "

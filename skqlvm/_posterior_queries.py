@@ -12,6 +12,7 @@ from . import _checks
 from ._rows import as_tensor, random_seed
 from .engine import posteriors, summaries
 from .engine.precision import own_settings
+from .engine.rows import entries
 
 _KERNEL_BYTES = 64
 """Working memory of a lattice's point beside a point where the density is asked for."""
@@ -21,9 +22,8 @@ class PosteriorQueries:
     """Mixin of estimators whose posterior is known over the points `lattice_`.
 
     A subclass defines ``_quadrature_points()``, these points with their weights;
-    ``_log_weights(x)``, log weights of rows over them; ``_posteriors(x, points)``, the same with
-    what is known between the points; ``_row_bytes(X)``; and where it has no lattice
-    ``_check_posterior(what)``, which raises.
+    ``_log_weights(X)``, the function from rows of X to log weights over them; ``_row_bytes(X)``;
+    and where it has no lattice ``_check_posterior(what)``, which raises.
     """
 
     def posterior(self, X, top=None):
@@ -51,8 +51,10 @@ class PosteriorQueries:
         X = self._queried(X)
         self._check_posterior("posterior")
 
+        log_weights = self._log_weights(X)
+
         def weights(x):
-            return posteriors.responsibilities(self._log_weights(x))
+            return posteriors.responsibilities(log_weights(x))
 
         if top is None:
             return self._over_rows(X, weights, self._row_bytes(X))
@@ -69,7 +71,7 @@ class PosteriorQueries:
             parts = [largest(x) for x in self._chunks(X, self._row_bytes(X))]
         values, index = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
         edges = np.arange(0, values.size + 1, top)
-        return csr_array((values.ravel(), index.ravel(), edges), shape=(len(X), n_points))
+        return csr_array((values.ravel(), index.ravel(), edges), shape=(len(values), n_points))
 
     def posterior_summary(self, X):
         """Return where each row lies, how sure that is, and how much the row says.
@@ -108,10 +110,10 @@ class PosteriorQueries:
         """
         checked = self._queried(X)
         self._check_posterior("posterior_summary")
-        points = self._quadrature_points()
+        posteriors_of = self._posteriors(checked, self._quadrature_points())
 
         def summarised(x):
-            found = summaries.summary(self._posteriors(x, points))
+            found = summaries.summary(posteriors_of(x))
             return torch.cat([part.view(len(x), -1) for part in found], 1)
 
         table = self._over_rows(checked, summarised, 4 * self._row_bytes(checked))
@@ -152,10 +154,10 @@ class PosteriorQueries:
         self._check_posterior("sample_posterior")
         _checks.check_integer("n_samples", n_samples)
         generator = torch.Generator().manual_seed(random_seed(random_state))
-        points = self._quadrature_points()
+        posteriors_of = self._posteriors(X, self._quadrature_points())
 
         def drawn(x):
-            return summaries.sample(self._posteriors(x, points), int(n_samples), generator).to(x)
+            return summaries.sample(posteriors_of(x), int(n_samples), generator).to(entries(x))
 
         row_bytes = 4 * self._row_bytes(X) + 64 * int(n_samples)
         return self._over_rows(X, drawn, row_bytes)
@@ -188,8 +190,10 @@ class PosteriorQueries:
         _checks.check_number("level", level, below=1.0, open_minimum=True)
         _checks.check_flag("return_area", return_area)
 
+        log_weights = self._log_weights(X)
+
         def inside(x):
-            return posteriors.credible(posteriors.responsibilities(self._log_weights(x)), level)
+            return posteriors.credible(posteriors.responsibilities(log_weights(x)), level)
 
         region = self._over_rows(X, inside, 4 * self._row_bytes(X))
         if not return_area:
@@ -217,12 +221,13 @@ class PosteriorQueries:
         """
         X = self._queried(X)
         self._check_posterior("aggregate_posterior")
+        log_weights = self._log_weights(X)
         with own_settings(gradients=False):
             parts = [
-                posteriors.responsibilities(self._log_weights(x)).double().sum(0).cpu().numpy()
+                posteriors.responsibilities(log_weights(x)).double().sum(0).cpu().numpy()
                 for x in self._chunks(X, self._row_bytes(X))
             ]
-        return np.sum(parts, axis=0) / len(X)
+        return np.sum(parts, axis=0) / X.shape[0]
 
     def density(self, Z, X=None):
         """Return how densely rows lie at latent points: the aggregated posterior as a density.
@@ -261,6 +266,16 @@ class PosteriorQueries:
 
     def _check_posterior(self, what):
         """Raise if there is no lattice."""
+
+    def _posteriors(self, X, points):
+        """Return the function from rows of X to all that is known of their posteriors."""
+        log_weights = self._log_weights(X)
+
+        def of_rows(x):
+            log_w = log_weights(x)
+            return summaries.Posterior(points, log_w, torch.logsumexp(log_w, 1), [])
+
+        return of_rows
 
 
 _LOCATED, _NUMBERS = summaries.Summary._fields[:3], summaries.Summary._fields[3:]

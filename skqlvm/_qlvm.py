@@ -2,10 +2,11 @@
 
 import torch
 
-from . import _checks, _parts, _readouts, _transformations
+from . import _checks, _conditions, _parts, _readouts, _transformations
 from ._estimator import LatentEstimator
 from ._lattice_queries import LatticeQueries
 from .engine import lattices, marginal, models, optimizers, posteriors, quadrature
+from .engine.rows import split
 
 _TRAINING_BYTES = 2**30
 _SPARED = {"highest": 2**-24, "medium": 1e-2}
@@ -13,6 +14,9 @@ _SPARED = {"highest": 2**-24, "medium": 1e-2}
 
 _FINISHED_ROWS = 500
 """Copies of rows whose posteriors are looked at together, at the end of a fit."""
+
+_SETTLED = 0.1
+"""Standard error of a typical score, in nats, up to which a lattice is fine enough all the same."""
 
 _FEWEST_EFFECTIVE = 1.2
 """Effective points under which a posterior is narrower than the lattice that should resolve it."""
@@ -34,13 +38,40 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         Size of the training lattice. More points tighten the bound and cost time in proportion.
         "auto" is 233 or 2039 points in one or three dimensions; in two 610, and 1597 from 0.4 of
         the training on.
-    likelihood : {"gaussian", "bernoulli", "poisson"} or callable, default="gaussian"
-        The observation model. "bernoulli" needs data in [0, 1]; on grey levels it is a
-        cross-entropy. "poisson" is for counts. A callable maps n_features to a
-        `skqlvm.engine.likelihoods.ExponentialFamily`.
+    likelihood : str, dict or callable, default="gaussian"
+        The observation model.
+
+        - "gaussian", of real numbers;
+        - "continuous_bernoulli", a density on [0, 1], and "bernoulli", of flags; on grey levels the
+          latter is a cross-entropy;
+        - "poisson" and "negative_binomial", of counts, the latter with a dispersion for each
+          column, and "multinomial", of counts given their total;
+        - "categorical", of codes 0, 1, ..., with as many levels as a column shows in `fit`;
+        - "auto", by what a column holds. Categories, texts and other objects of a data frame are
+          categorical. Flags, and whole numbers 0 and 1, are "bernoulli". Other whole numbers, of
+          integer type (with gaps, pandas' Int64) and not negative, are counts: "negative_binomial"
+          if their variance is above 1.5 of their mean, "gaussian" if it is below 0.5 of it, else
+          "poisson". All else is "gaussian", with noise of its own for each column;
+        - a dict from columns to these: a key is a name or number, a tuple of these, a range or a
+          slice, or "remainder" for all columns that no other key has;
+        - a callable, from n_features to a `skqlvm.engine.likelihoods.ExponentialFamily`.
+
+        ``print(model.likelihood_)`` says which column has which.
     noise_variance : {"spherical", "diagonal"} or float, default="spherical"
         Noise of the Gaussian; other likelihoods ignore it. Learned, one for all features or one
         each, or fixed, in squared units of X.
+    exposure : "total", str or int, optional
+        How long or how much of a row was counted, for "poisson" and "negative_binomial", whose
+        rates are in proportion to it: a column of X by its name or number, which is positive, told
+        and not modelled; or "total", the sum of a row's counts. Decoded rows and samples are those
+        of the median exposure; `reconstruct` and `impute` give those of the row's own.
+    condition_columns : str, int or list of these, optional
+        Columns of X, by name or number, that the decoder is told and does not model: p(x | z, c),
+        so that the map leaves out what they explain. Categories, flags, and columns of at most 16
+        different numbers have levels; others are standardised. Rows of equal conditions share a
+        decoded lattice, whose cost a batch grows with the number of groups; where there are more
+        than 64 different ones, near ones are grouped, see `condition_groups_` and
+        `condition_error_`, and all of a group are told its mean.
     decoder : {"mlp", "conv"} or callable, default="mlp"
         A callable maps (n_components, n_features) to a torch module from torus coordinates in
         turns, of shape (m, n_components), to outputs of shape (m, n_features), where 0 is the mean
@@ -75,7 +106,7 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         Probabilities of the maps.
     max_iter : int or "auto", default="auto"
         Passes over the data. "auto" is 50 passes, but at least 500 steps of the optimiser and at
-        most 660: the cost of a fit does not grow with the number of rows once there are many.
+        most 560: the cost of a fit does not grow with the number of rows once there are many.
     batch_size : int or "auto", default="auto"
         Rows a step. "auto" is 128, 256 or 512: the largest of which a pass has ten or more.
     learning_rate : float or "auto", default="auto"
@@ -118,8 +149,18 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         Mean of the posteriors of up to 500 rows of the last fit, over `lattice_`; sums to one.
     decoder_ : torch.nn.Module
     likelihood_ : skqlvm.engine.likelihoods.ExponentialFamily
+    condition_groups_ : ndarray of shape (n_groups, n_conditions)
+        Conditions that share a decoded lattice, where there are `condition_columns`; codes of
+        categories.
+    condition_error_ : float
+        Root mean square distance of a row's conditions from those of its group, in standard
+        deviations; 0 where each condition is a group.
     noise_variance_ : float or ndarray of shape (n_features,)
-        Noise of a Gaussian, in squared units of X.
+        Noise of a Gaussian, in squared units of X; of mixed columns not a number for the others.
+    dispersion_ : ndarray
+        Of a negative binomial, whose variance is ``mean + dispersion mean^2``, one a column.
+    levels_ : dict
+        Categories of the columns of a data frame that have some, in the order of their codes.
     harmonic_order_ : int
     transformations_ : ndarray of shape (n_transformations, n_features)
         The permutations of `transformations`, where there are any, in the order of the columns of
@@ -161,6 +202,8 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         n_points="auto",
         likelihood="gaussian",
         noise_variance="spherical",
+        exposure=None,
+        condition_columns=None,
         decoder="mlp",
         hidden_layer_sizes=(256, 256),
         harmonic_order="auto",
@@ -185,6 +228,8 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
             n_components,
             likelihood=likelihood,
             noise_variance=noise_variance,
+            exposure=exposure,
+            condition_columns=condition_columns,
             max_iter=max_iter,
             batch_size=batch_size,
             learning_rate=learning_rate,
@@ -208,14 +253,14 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         self.output = output
 
     _shaping = (*LatentEstimator._shaping, *_parts.SHAPING, *_transformations.SHAPING)
-    _auto_steps, _auto_batch_sizes = (500, 660), (128, 256, 512)
+    _auto_steps, _auto_batch_sizes = (500, 560), (128, 256, 512)
     _optimizer = staticmethod(optimizers.adam_with_decay)
 
     _coarse = None
     """Points of the lattice that was called too coarse for the model, so as to say it once."""
 
     def _check_parameters(self):
-        self._check_shared_parameters()
+        _parts.check_shared(self)
         if self.n_components > lattices.MOST_COMPONENTS:
             raise ValueError(
                 f"n_components expects 1, 2 or 3, but got {self.n_components}: the points that a "
@@ -229,14 +274,16 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         _readouts.check(self)
         _transformations.check(self)
 
-    def _build(self, n_features, n_rows, randomness):
+    def _build(self, likelihood, n_rows, randomness):
         self._coarse = None
         n_components = int(self.n_components)
         order = _parts.harmonic_order(self.harmonic_order, n_components, n_rows)
-        likelihood = _parts.build_likelihood(self, n_features, tabulated=True)
-        maps = _transformations.build(self, n_features, likelihood)
-        decoder = _parts.build_decoder(self, likelihood.n_outputs, order, randomness)
-        return models.Model(n_components, _parts.PRIORS["torus"], decoder, likelihood, order, maps)
+        maps, told = _transformations.build(self, likelihood), self._told
+        decoder = _parts.build_decoder(
+            self, likelihood.n_outputs, order, randomness, _conditions.n_numbers(told)
+        )
+        prior = _parts.PRIORS["torus"]
+        return models.Model(n_components, prior, decoder, likelihood, order, maps, told)
 
     def _objective(self, model, fit):
         # the evaluation lattice, too: one that does not fit is refused before training
@@ -246,25 +293,28 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
             model,
             sizes,
             fit.some(fit.batch_size),
-            n_bytes=_TRAINING_BYTES,
+            n_bytes=_TRAINING_BYTES // min(model.n_groups, fit.batch_size),
             spared=spared,
             n_copies=_transformations.n_trained(model.n_copies),
         )
         model.n_decoded = min(models.Model.n_decoded, bound.n_at_once)
-        return lambda batch, generator: bound(batch.x, generator)
+        return lambda batch, generator: bound(batch.x, generator, batch.weight)
 
     def _finish(self, model, x):
         """Decode the evaluation lattice; warn once if the posteriors of some rows are finer."""
         [points] = _parts.build_lattices(self, "n_points_eval", model)
         [atlas] = quadrature.charts(model, points, factored=True)
-        rows = x.split(max(1, _FINISHED_ROWS // model.n_copies))
-        tables = (quadrature.relative(model, atlas, part) for part in rows)
+        rows = split(x, max(1, _FINISHED_ROWS // model.n_copies))
+        ragged = quadrature.ragged(rows)
+        chart = atlas if ragged is None else atlas.with_normalizers(model.likelihood, ragged)
+        tables = (quadrature.relative(model, chart, part) for part in rows)
         weights = torch.cat([posteriors.responsibilities(table) for table in tables])
         effective = float(posteriors.effective_points(weights).median())
         coarse = len(points) if effective < _FEWEST_EFFECTIVE < len(points) else None
         if coarse and coarse != self._coarse:
             error = float(quadrature.standard_error(model, points, rows, refined=True).median())
-            _checks.warn_if_coarse(effective, len(points), error)
+            if error > _SETTLED:
+                _checks.warn_if_coarse(effective, len(points), error)
         found = {
             "lattice_": points.numpy(),
             "aggregate_posterior_": weights.double().mean(0).cpu().numpy(),

@@ -1,7 +1,10 @@
 """From rows of an array to batches on a device, and back; devices and seeds."""
 
+import warnings
+
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sklearn.utils import check_random_state
 
 from .engine.models import Batch
@@ -15,24 +18,41 @@ class Rows:
 
     Parameters
     ----------
-    X : ndarray of shape (n_samples, n_features)
+    X : ndarray or CSR array of shape (n_samples, n_features)
     device : torch.device
+    weight : ndarray of shape (n_samples,), optional
+        How often each row counts.
     """
 
-    def __init__(self, X, device):
-        self.X, self.device = X, device
-        fits = device.type != "cpu" and X.nbytes <= _RESIDENT_BYTES
+    def __init__(self, X, device, weight=None):
+        self.X, self.device, self.mapped = X, device, _is_mapped(X)
+        self.weight = None if weight is None else torch.from_numpy(weight)
+        dense = not issparse(X)
+        fits = dense and device.type != "cpu" and X.nbytes <= _RESIDENT_BYTES
         self.resident = as_tensor(X, device) if fits else None
 
     def batch(self, index):
         """Return the rows of an integer tensor, in its order; a file is read forwards."""
+        weight = None if self.weight is None else self.weight[index].to(self.device)
         if self.resident is not None:
-            return Batch(self.resident[index.to(self.device)], index)
+            return Batch(self.resident[index.to(self.device)], index, weight)
+        if issparse(self.X):
+            return Batch(as_tensor(self.X[index.numpy()], self.device), index, weight)
+        if not self.mapped:
+            x = torch.from_numpy(self.X[index.numpy()])
+            return Batch(x.to(self.device), index, weight)
         order = index.argsort()
         forwards = torch.from_numpy(self.X[index[order].numpy()])
         x = torch.empty_like(forwards)
         x[order] = forwards
-        return Batch(x.to(self.device), index)
+        return Batch(x.to(self.device), index, weight)
+
+
+def _is_mapped(X):
+    """Whether an array is a memory map, or a view of one."""
+    while X is not None and not isinstance(X, np.memmap):
+        X = getattr(X, "base", None)
+    return X is not None
 
 
 class Chunks:
@@ -52,13 +72,21 @@ class Chunks:
         self.X, self.device, self.size = X, device, size
 
     def __iter__(self):
-        for start in range(0, len(self.X), self.size):
+        for start in range(0, self.X.shape[0], self.size):
             yield as_tensor(self.X[start : start + self.size], self.device)
 
 
 def as_tensor(X, device):
-    """Return an array as a tensor on a device; copied if read-only or of strides torch rejects."""
-    return torch.from_numpy(np.require(X, requirements=["C", "A", "W"])).to(device)
+    """Return an array as a tensor on a device; copied if read-only or of strides torch rejects.
+
+    Of a sparse array in CSR format, it is one of torch's.
+    """
+    if not issparse(X):
+        return torch.from_numpy(np.require(X, requirements=["C", "A", "W"])).to(device)
+    parts = [as_tensor(part, device) for part in (X.indptr, X.indices, X.data)]
+    with warnings.catch_warnings():  # torch calls its sparse tensors a beta
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.sparse_csr_tensor(*parts, size=X.shape)
 
 
 def resolve_device(device):

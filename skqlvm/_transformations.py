@@ -141,7 +141,7 @@ def check(estimator):
             )
 
 
-def build(estimator, n_features, likelihood):
+def build(estimator, likelihood):
     """Return the maps that an estimator names, or None.
 
     Raises
@@ -149,7 +149,7 @@ def build(estimator, n_features, likelihood):
     ValueError
         If a map does not suit the data, is no permutation, or comes twice.
     """
-    value = estimator.transformations
+    value, n_features = estimator.transformations, likelihood.n_features
     if value is None:
         return None
     if isinstance(value, dict):

@@ -33,6 +33,21 @@ ENCODER_MODELS = [
 ]
 
 
+EQUIVALENCE = "check_sample_weight_equivalence_on_dense_data"
+DENSE_AND_SPARSE = (EQUIVALENCE, "check_sample_weight_equivalence_on_sparse_data")
+
+
+def expected_to_fail(estimator):
+    """Weights equal repeated rows exactly where nothing depends on how many rows there are."""
+    if isinstance(estimator, (VAEEmbedding, IWAEEmbedding)):
+        reason = "every row draws noise of its own, repeated ones too"
+    elif isinstance(estimator, QLVMEmbedding) and estimator.harmonic_order == "auto":
+        reason = "the order of the harmonics counts rows, whatever they weigh"
+    else:
+        return {}
+    return dict.fromkeys(DENSE_AND_SPARSE, reason)
+
+
 @parametrize_with_checks(
     [
         QLVMEmbedding(max_iter=10),
@@ -42,7 +57,8 @@ ENCODER_MODELS = [
         PMFSampler(),
         PMFSampler(n_bins=3, smoothing=0.1),
         LatentSampler(PCA()),
-    ]
+    ],
+    expected_failed_checks=expected_to_fail,
 )
 def test_estimator_check_passes(estimator, check):
     check(estimator)

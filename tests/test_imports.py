@@ -17,7 +17,7 @@ ROOT = Path(skqlvm.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 ENGINE = sorted(ROOT.glob("engine/**/*.py"))
 SAMPLING = sorted(ROOT.glob("sampling/*.py"))
-TORCH_FREE = [*SAMPLING, ROOT / "_checks.py", ROOT / "_transactions.py"]
+TORCH_FREE = [*SAMPLING, *(ROOT / f"_{name}.py" for name in ("checks", "columns", "transactions"))]
 
 
 def name_of(path):

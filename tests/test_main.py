@@ -57,7 +57,7 @@ def test_likelihood_that_is_unknown_is_refused_with_those_of_the_engine(rows, tm
     out = tmp_path / "map.csv"
     assert run("--data", rows, "--out", out, "--likelihood", "cauchy") == 2
     said = capsys.readouterr().err
-    assert f"skqlvm: likelihood expects one of {sorted(FAMILIES)}" in said
+    assert f"skqlvm: likelihood expects one of {sorted([*FAMILIES, 'auto'])}" in said
     assert "but got 'cauchy'" in said
     assert not out.exists()
 
@@ -262,7 +262,8 @@ def test_warnings_are_sentences(capsys):
     assert capsys.readouterr().err == "skqlvm: Look out.\n"
 
 
-@pytest.mark.parametrize("likelihood", FAMILIES)
+# pixels of held-out digits have levels that the fitted ones have not
+@pytest.mark.parametrize("likelihood", sorted(FAMILIES.keys() - {"categorical"}))
 def test_digits_stand_beside_pca(likelihood, tmp_path, capsys):
     out = tmp_path / "digits.png"
     arguments = ("--n-points", "5", "--max-iter", "1", "--likelihood", likelihood)
@@ -270,7 +271,8 @@ def test_digits_stand_beside_pca(likelihood, tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.startswith("Digits: 1257 rows fitted, 540 held out.\n\nmodel ")
     assert [line.split(",")[0] for line in said.splitlines()[3:5]] == ["QLVM", "PCA"]
-    assert ("do not compare" in said) == (likelihood != "gaussian")
+    densities = ("gaussian", "continuous_bernoulli")
+    assert ("do not compare" in said) == (likelihood not in densities)
     assert f"the decoded torus, are in {out}." in said
     assert out.read_bytes()[1:4] == b"PNG"
 

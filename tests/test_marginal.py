@@ -5,8 +5,18 @@ from math import log
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from skqlvm.engine import lattices, likelihoods, marginal, models, networks, objectives, priors
+from skqlvm.engine import (
+    conditions,
+    lattices,
+    likelihoods,
+    marginal,
+    models,
+    networks,
+    objectives,
+    priors,
+)
 
 DECODERS = {
     "mlp": lambda generator: networks.MLPDecoder(2, 12, (8,), 3, generator=generator),
@@ -45,6 +55,30 @@ def test_lattice_decodes_to_what_shifted_points_do(name, generator):
             shift, z = moved(points, generator)
             found = lattice.decode(shift)(lattice.rows[index])
             torch.testing.assert_close(found, decoder(z[index].float()), rtol=0, atol=1e-5)
+
+
+CONDITIONED = {
+    "mlp": lambda generator: networks.MLPDecoder(
+        2, 12, (8,), 3, generator=generator, n_conditions=2
+    ),
+    "conv": lambda generator: networks.ConvDecoder(
+        2, 12, (1, 3, 4), (8,), 3, generator=generator, n_conditions=2
+    ),
+    "one's own": lambda generator: nn.Linear(4, 12),
+}
+
+
+@pytest.mark.parametrize("name", CONDITIONED)
+def test_lattice_decodes_to_what_points_with_the_condition_do(name, generator):
+    decoder, points = CONDITIONED[name](generator).double(), lattices.lattice(2, 34)
+    lattice, index = marginal.shifted_lattice(decoder, points), torch.tensor([3, 0, 33, 7])
+    condition = torch.tensor([0.7, -2.0], dtype=torch.float64)
+    shift, z = moved(points, generator)
+    found = lattice.decode(shift, condition)(lattice.rows[index])
+    told = torch.cat([z[index], condition.expand(4, 2)], 1)
+    torch.testing.assert_close(found, decoder(told), rtol=0, atol=1e-12)
+    other = lattice.decode(shift, -condition)(lattice.rows[index])
+    assert (other - found).abs().max() > 1e-3
 
 
 def test_decoders_of_ones_own_get_points(generator):
@@ -140,3 +174,32 @@ def test_decoder_without_a_basis_gets_points(generator):
     shift, z = moved(points, generator)
     lattice = marginal.shifted_lattice(decoder, points)
     assert torch.equal(lattice.decode(shift)(lattice.rows), decoder(z.float()))
+
+
+@pytest.mark.parametrize("spared", [None, 0.0])
+def test_rows_of_a_group_have_the_bound_and_gradient_of_its_decoder(spared, generator):
+    """As if each group had a model of its own; rows come in any order, and groups may be absent."""
+    x, plain = modelled(generator, likelihoods.Bernoulli)
+    decoder = networks.MLPDecoder(2, 12, (16,), 3, generator=generator, n_conditions=1).double()
+    values = torch.tensor([[3.0], [-1.0], [0.5], [9.0]])
+    mean, one = torch.zeros(1), torch.ones(1)
+    told = conditions.Conditions([12], [None], mean, one, values, torch.full((4,), 0.25))
+    group = torch.tensor([2, 0, 0, 3, 2, 0, 3, 3, 0])
+    blocks = [(range(12), plain.likelihood), ([12], likelihoods.Told(1))]
+    likelihood = likelihoods.Mixed([likelihoods.Block(*block) for block in blocks])
+    model = models.Model(2, priors.UniformTorus(), decoder, likelihood, conditions=told)
+    x = torch.cat([x, values[group].double()], 1)
+    points = lattices.lattice(2, 55)
+    bound = marginal.LatticeBound(model, points, x, n_bytes=2**30, spared=spared)
+    shift = lattices.random_shift(2, generator)
+    terms, z = model.likelihood.terms(x), lattices.shifted(points, shift)
+    tables = [model.table(terms, z, number) for number in range(4)]
+    exact = torch.stack([objectives.log_mean_exp(tables[g])[i] for i, g in enumerate(group)])
+    (value, found), (expected, gradient) = (
+        with_gradient(nats, model) for nats in (bound(x, shift), exact + terms.base)
+    )
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
+    for a, b in zip(found, gradient, strict=True):
+        assert (a - b).norm() <= 1e-6 * b.norm()
+    training = marginal.TrainingBound(model, [points], x, n_bytes=2**30, spared=spared)
+    torch.testing.assert_close(training(x, None), bound(x))

@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from skqlvm.engine import likelihoods, models, networks, objectives, priors, proposals
+from skqlvm.engine import (
+    conditions,
+    likelihoods,
+    models,
+    networks,
+    objectives,
+    priors,
+    proposals,
+)
 
 N, D, K = 6, 4, 2
 PRIORS = {"torus": priors.UniformTorus(), "normal": priors.StandardNormal()}
@@ -173,3 +181,69 @@ def test_harmonics_open_with_the_fraction():
     model.open(1.0)
     assert (decoder.basis.scales >= before).all()
     assert (decoder.basis.scales > before).any()
+
+
+def told_model(prior, kind=models.Model, **parts):
+    """Rows of a real number that is told, a level that is told, and what is modelled."""
+    settings = {} if kind is models.Model else {"covariance_type": "diagonal", "wrapped": False}
+    told = conditions.Conditions(
+        [0, 1],
+        [None, torch.tensor([1.0, 2.0])],
+        torch.tensor([10.0, 0.0]),
+        torch.tensor([2.0, 1.0]),
+        torch.tensor([[11.0, 1.0], [6.0, 2.0]]),
+        torch.tensor([0.5, 0.5]),
+    )
+    gaussian = likelihoods.Block(range(2, 2 + D), likelihoods.Gaussian(D, 0.5))
+    likelihood = likelihoods.Mixed([likelihoods.Block([0, 1], likelihoods.Told(2)), gaussian])
+    decoder = nn.Linear(K + 3, D).double()
+    return kind(K, prior, decoder, likelihood, **parts, **settings, conditions=told)
+
+
+TOLD = torch.tensor([[0.5, 1, 0], [-2, 0, 1]], dtype=torch.float64)
+"""What the decoder hears of the two groups."""
+
+
+@all_priors
+def test_decoder_is_told_the_condition_of_each_row_beside_its_points(prior, generator):
+    model, group = told_model(prior), torch.tensor([1, 0, 1])
+    z = torch.rand(3, 5, K, generator=generator, dtype=torch.float64)
+    each = [model.decoder(torch.cat([z[i], TOLD[group[i]].expand(5, 3)], 1)) for i in (0, 1)]
+    torch.testing.assert_close(model.outputs(z, group)[:2], torch.stack(each))
+    torch.testing.assert_close(model.outputs(z[1], 0), each[1])
+    u = torch.rand(3, K, generator=generator, dtype=torch.float64)
+    points = prior.quantile(u)
+    for noise in (False, True):
+        rows = model.sample(u, generator, noise=noise, group=group)
+        assert rows[:, :2].tolist() == [[6, 2], [11, 1], [6, 2]]
+    torch.testing.assert_close(model.mean(points, group)[1], model.mean(points, 0)[1])
+    assert model.mean(points, 1)[:, :2].tolist() == 3 * [[6, 2]]
+
+
+def test_rows_belong_to_the_group_whose_condition_is_nearest(x):
+    told = told_model(PRIORS["torus"]).conditions
+    rows = torch.tensor([[11, 1], [6, 2], [8, 1], [7, 1], [8.9, 2], [10, 2]], dtype=torch.float64)
+    # though the real number is nearer that of the other group
+    assert told.groups(torch.cat([rows, x], 1)).tolist() == [0, 1, 0, 0, 1, 1]
+    assert told.n_numbers == 3
+    assert len(told) == 2
+
+
+def test_encoder_and_draws_are_told_the_condition_of_each_row(x, generator):
+    encoder = nn.Linear(D + 3, 2 * K).double()
+    model = told_model(PRIORS["normal"], models.EncoderModel, encoder=encoder).double()
+    group = torch.tensor([0, 1, 1, 0, 1, 0])
+    x = torch.cat([model.conditions.values[group], x], 1)
+
+    def drawn(x):
+        return model.draw(x, 3, torch.Generator().manual_seed(0), shared=True)
+
+    both = drawn(x)
+    for g in (0, 1):
+        z, rows = drawn(x[group == g]).z, x[group == g]
+        terms = model.likelihood.terms(rows)
+        torch.testing.assert_close(both.z[group == g], z)
+        expected = model.likelihood.paired(terms, model.outputs(z, g))
+        torch.testing.assert_close(both.log_px_z[group == g], expected)
+    other = drawn(model.conditions.fill(x, 1 - group))
+    assert (other.z - both.z).abs().amax(2).min() > 1e-6

@@ -20,6 +20,9 @@ CIRCLE_NATS = -1.9273756194246134
 TORUS_X = torch.tensor([[0.6, 0.3, -0.2, 0.4]], dtype=torch.float64)
 TORUS_NATS = -2.7196615898780214
 
+SQUARE = [name for name in likelihoods.FAMILIES if name not in ("categorical", "multinomial")]
+"""Families with an output and a log-normaliser for each feature."""
+
 
 def rings(z, radii=(1.0, 0.5)):
     """A circle for each coordinate: (r_1 cos, r_1 sin, r_2 cos, r_2 sin, ...)."""
@@ -113,7 +116,7 @@ def test_log_mean_exp_takes_impossible_points():
     k=st.integers(1, 3),
     m=st.integers(1, 99),
     seed=st.integers(0, 99),
-    name=st.sampled_from(list(likelihoods.FAMILIES)),
+    name=st.sampled_from(SQUARE),
 )
 def test_constant_decoder_gives_its_own_likelihood_on_every_lattice(k, m, seed, name):
     """No size of the lattice changes it: log p(x) = log p(x | mean)."""
@@ -362,7 +365,7 @@ def test_bound_does_not_depend_on_the_order_of_points(generator):
     d=st.integers(1, 5),
     m=st.integers(1, 34),
     seed=st.integers(0, 99),
-    name=st.sampled_from(list(likelihoods.FAMILIES)),
+    name=st.sampled_from(SQUARE),
 )
 def test_gradient_of_the_bound_is_fishers_identity(n, d, m, seed, name):
     """d(mean bound) / d(eta) = (W^T T(x) - sum(W) A'(eta)) / n, with W the responsibilities and

@@ -36,6 +36,13 @@ def test_batches_do_not_share_memory_with_the_array(X):
     assert X.all()
 
 
+def test_views_of_a_memory_map_are_read_forwards(X, tmp_path):
+    np.save(tmp_path / "X.npy", X)
+    mapped, device = np.load(tmp_path / "X.npy", mmap_mode="r"), torch.device("cpu")
+    assert all(Rows(view, device).mapped for view in (mapped, np.asarray(mapped), mapped[2:].T))
+    assert not any(Rows(view, device).mapped for view in (X, X[2:].T))
+
+
 @pytest.mark.parametrize("size", [1, 4, 11, 100])
 def test_chunks_are_all_rows_in_their_order_as_often_as_asked(size, source, X, device):
     chunks = Chunks(source, torch.device(device), size)

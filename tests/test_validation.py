@@ -119,7 +119,7 @@ class Untouchable(nn.Module):
         (
             {"likelihood": "cauchy"},
             ValueError,
-            r"likelihood expects one of \[.*'gaussian'.*\] or a callable, but got 'cauchy'",
+            r"likelihood expects one of \[.*'gaussian'.*\].* or a callable, but got 'cauchy'",
         ),
         (
             {"decoder": "transformer"},
@@ -194,7 +194,7 @@ def test_unavailable_gpu_is_refused(X):
 @pytest.mark.parametrize(
     ("rows", "error", "message"),
     [
-        ([[np.nan, 1.0], [0.0, 1.0]], ValueError, "contains NaN"),
+        ([[np.nan, 1.0], [np.nan, 2.0]], ValueError, "column 0 has none: all 2 are missing"),
         ([[np.inf, 1.0], [0.0, 1.0]], ValueError, "contains infinity"),
         (np.empty((0, 3)), ValueError, "0 sample"),
         (np.empty((3, 0)), ValueError, "0 feature"),
@@ -438,7 +438,7 @@ def test_likelihood_without_a_table_serves_where_there_is_no_lattice(kind, X):
         (
             {"likelihood": "cauchy"},
             ValueError,
-            r"likelihood expects one of \[.*'gaussian'.*\] or a callable, but got 'cauchy'",
+            r"likelihood expects one of \[.*'gaussian'.*\].* or a callable, but got 'cauchy'",
         ),
         (
             {"noise_variance": 0},
@@ -609,8 +609,8 @@ def test_queries_of_an_encoder_model_check_fit_features_and_options(kind, X):
             ValueError, match=f"X has 2 features, but {kind.__name__} is expecting 3 features"
         ):
             query(X[:, :2])
-        with pytest.raises(ValueError, match="contains NaN"):
-            query(np.full((5, 3), np.nan))
+        with pytest.raises(ValueError, match="contains infinity"):
+            query(np.full((5, 3), np.inf))
         with pytest.raises(TypeError, match="expects a dense array, but got a sparse matrix"):
             query(scipy.sparse.eye(3, format="csr"))
     with pytest.raises(
@@ -618,8 +618,10 @@ def test_queries_of_an_encoder_model_check_fit_features_and_options(kind, X):
         match=r"Z has 3 columns, but inverse_transform expects 2. Give what transform returns",
     ):
         model.inverse_transform(X)
-    names = r"\['auto', 'elbo', 'encoder', 'importance', 'quadrature'\]"
-    with pytest.raises(ValueError, match=f"method expects one of {names}, but got 'exact'"):
+    options = (
+        r"method expects one of \['auto', 'elbo', 'encoder', 'importance', 'quadrature'\], but got"
+    )
+    with pytest.raises(ValueError, match=options):
         model.score_samples(X, "exact")
     for n_draws, error in ((0, ValueError), (2.5, TypeError), (True, TypeError)):
         with pytest.raises(

@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .likelihoods import ExponentialFamily
 from .precision import full_precision
+from .rows import entries, product
 
-_WIDEST_FACTORED = 2048
-"""Above so many outputs the decomposition would cost more than it saves."""
+WIDEST_WHOLE = 2048
+"""Outputs up to which directions are those of all points; of more, `spanned` seeks them."""
+
+_SAMPLED = 640
+"""Points among which the directions of many outputs are sought: more than layers are wide."""
+
+_AT_ONCE = 512
+"""Points with many outputs that are decoded at a time."""
 
 _ROUNDING = 3e-7
 """Directions whose singular value is below this fraction of the largest are float32's rounding."""
+
+
+class Normalizers(NamedTuple):
+    """Log-normalisers over a lattice, one by one: what rows with gaps need beside their sum.
+
+    Attributes
+    ----------
+    centered : Tensor of shape (n_points, n_normalizers)
+        ``A_d(eta_d)`` less its mean over the points, in the dtype of the rows.
+    mean : Tensor of shape (n_normalizers,)
+        In float64.
+    """
+
+    centered: Tensor
+    mean: Tensor
 
 
 class Atlas(NamedTuple):
@@ -33,8 +57,12 @@ class Atlas(NamedTuple):
         Orthonormal.
     center : Tensor of shape (n_outputs,)
     bias : Tensor of shape (n_points,)
-        The part of log w that is the same for all rows: the point's log weight in the quadrature
-        less the log-normaliser, ``sum_d A_d(eta_d)``, in nats, float64.
+        The part of log w that is the same for all complete rows: the point's log weight in the
+        quadrature less the log-normaliser, ``sum_d A_d(eta_d)``, in nats, float64.
+    log_weight : Tensor of shape (n_points,)
+        The point's log weight alone.
+    normalizers : Normalizers or None
+        Where rows with gaps are going to ask; see `with_normalizers`.
     """
 
     points: Tensor
@@ -42,33 +70,41 @@ class Atlas(NamedTuple):
     directions: Tensor | None
     center: Tensor
     bias: Tensor
+    log_weight: Tensor
+    normalizers: Normalizers | None = None
 
     @property
     def n_bytes(self) -> int:
         """Memory that the atlas takes."""
-        return sum(part.numel() * part.element_size() for part in self if part is not None)
+        parts = [part for part in self if isinstance(part, Tensor)]
+        return sum(part.numel() * part.element_size() for part in parts)
 
     def cpu(self) -> Atlas:
         """Return the atlas on the processor."""
-        directions = None if self.directions is None else self.directions.cpu()
-        points, coordinates = self.points.cpu(), self.coordinates.cpu()
-        return Atlas(points, coordinates, directions, self.center.cpu(), self.bias.cpu())
+        parts = self._asdict().items()
+        moved = {name: part.cpu() for name, part in parts if isinstance(part, Tensor)}
+        return self._replace(**moved, normalizers=None)
 
-    def along(self, other: Atlas) -> Atlas:
-        """Return the atlas in the directions of another one, if it lies in them; else itself.
+    def with_normalizers(self, likelihood: ExponentialFamily, dtype: torch.dtype) -> Atlas:
+        """Return the atlas with what rows with gaps need, in their dtype.
 
-        Products for single points are cheaper then, as they are few. This one is not factored.
+        Without it, that is computed at every call.
         """
-        if other.directions is None:
-            return self
-        center, directions = other.center, other.directions
-        with full_precision():
-            coordinates = (self.coordinates - center.to(self.coordinates)) @ directions.T
-            again = torch.addmm(center.to(coordinates), coordinates, directions)
-        distance = (again - self.coordinates).abs().amax()
-        if float(distance) > _ROUNDING * len(directions) * float(self.coordinates.abs().amax()):
-            return self
-        return Atlas(self.points, coordinates, directions, center, self.bias)
+        return self._replace(normalizers=self._normalizers_of(likelihood, dtype))
+
+    def _normalizers_of(self, likelihood: ExponentialFamily, dtype: torch.dtype) -> Normalizers:
+        if self.normalizers is not None and self.normalizers.centered.dtype == dtype:
+            return self.normalizers
+        shape = len(self.coordinates), likelihood.n_normalizers
+        values = self.center.new_empty(shape, dtype=dtype)
+        for coordinates, part in zip(self.coordinates.split(512), values.split(512), strict=True):
+            eta = coordinates.to(dtype)
+            if self.directions is not None:
+                with full_precision():
+                    eta = self.center.to(dtype) + eta @ self.directions.to(dtype)
+            part.copy_(likelihood.log_normalizer(eta))
+        mean = values.mean(0, dtype=torch.float64)
+        return Normalizers(values.sub_(mean.to(dtype)), mean)
 
     def relative(self, likelihood: ExponentialFamily, x: Tensor) -> Tensor:
         """Return log w_ij less `offset`: all that a posterior needs.
@@ -83,37 +119,44 @@ class Atlas(NamedTuple):
         Tensor of shape (n_samples, n_points)
             In the dtype of x; log w_ij is log p(x_i | z_j) and the log weight of the point.
         """
-        statistics = likelihood.statistics(x)
+        statistics, weight = likelihood.sufficient(x)
+        like = entries(x)
         with full_precision():
             if self.directions is not None:
-                statistics = statistics @ self.directions.to(x).T
-            return torch.addmm(self.bias.to(x), statistics, self.coordinates.to(x).T)
+                statistics = product(statistics, self.directions.to(like))
+            if statistics.layout == torch.sparse_csr:
+                table = product(statistics, self.coordinates.to(like)).add_(self.bias.to(like))
+            else:
+                table = torch.addmm(self.bias.to(like), statistics, self.coordinates.to(like).T)
+            return table if weight is None else self._reweighed_(likelihood, table, weight)
 
-    def paired(self, likelihood: ExponentialFamily, x: Tensor, index: Tensor) -> Tensor:
-        """Return log w_ij less `offset`, as `relative` has it, at points of each row's own.
+    def _reweighed_(self, likelihood: ExponentialFamily, table: Tensor, weight: Tensor) -> Tensor:
+        """Make a table of rows as if complete that of their weights, in place.
 
-        Parameters
-        ----------
-        likelihood : ExponentialFamily
-        x : Tensor of shape (n_samples, n_features)
-        index : Tensor of shape (n_samples, n_some), int64
-
-        Returns
-        -------
-        Tensor of shape (n_samples, n_some)
+        Complete rows are left as they are, bit for bit.
         """
-        statistics = likelihood.statistics(x)
-        with full_precision():
-            if self.directions is not None:
-                statistics = statistics @ self.directions.to(x).T
-            products = self.coordinates[index].to(x) @ statistics[:, :, None]
-        return products[:, :, 0] + self.bias.to(x)[index]
+        total = (self.log_weight - self.bias).to(table)
+        rows = _reweighed(weight).nonzero()[:, 0]
+        if weight.shape[1] == 1:
+            return table.index_add_(0, rows, (1 - weight[rows]) * total)
+        normalizers = self._normalizers_of(likelihood, table.dtype).centered
+        if len(rows) == len(table):
+            return table.add_(total).addmm_(weight, normalizers.T, alpha=-1)
+        change = torch.addmm(total, weight[rows], normalizers.T, alpha=-1)
+        return table.index_add_(0, rows, change)
 
     def offset(self, likelihood: ExponentialFamily, x: Tensor) -> Tensor:
         """Return the part of log w_ij that is the same at all points, in nats: x (n, d) -> (n,)."""
         terms = likelihood.terms(x)
+        weight, center = terms.weight, self.center.to(entries(x))
         with full_precision():
-            return terms.statistics @ self.center.to(x) + terms.base
+            if terms.statistics.layout == torch.sparse_csr:
+                return product(terms.statistics, center[None])[:, 0] + terms.base
+            offset = terms.statistics @ center + terms.base
+            if weight is None or weight.shape[1] == 1:
+                return offset
+            mean = self._normalizers_of(likelihood, offset.dtype).mean
+            return torch.where(_reweighed(weight), offset - weight @ mean.to(offset), offset)
 
     def table(self, likelihood: ExponentialFamily, x: Tensor) -> Tensor:
         """Return log w_ij in nats, in the dtype of x: x (n, d) -> (n, m)."""
@@ -143,11 +186,96 @@ def chart(
     """
     eta = likelihood.natural(outputs)
     parts = [likelihood.total_log_normalizer(part.double()) for part in eta.split(512)]
-    points = points.to(eta.device)
-    bias = log_weight.to(eta.device).double() - torch.cat(parts)
+    points, log_weight = points.to(eta.device), log_weight.to(eta.device).double()
+    bias = log_weight - torch.cat(parts)
     whole = (eta.new_zeros(eta.shape[1]), eta, None)
     center, coordinates, directions = _factored(eta) if factored else whole
-    return Atlas(points, coordinates, directions, center, bias)
+    return Atlas(points, coordinates, directions, center, bias, log_weight)
+
+
+def spanned(
+    likelihood: ExponentialFamily,
+    decode: Callable[[Tensor], Tensor],
+    points: Tensor,
+    log_weight: Tensor,
+) -> Atlas | None:
+    """Return the factored atlas of points whose outputs are too many to be held together.
+
+    The directions are those that eta spans at some of the points; where others turn out not to lie
+    in them, they are joined by those that these lack.
+
+    Parameters
+    ----------
+    likelihood : ExponentialFamily
+    decode : callable
+        Maps points (m, k) to outputs (m, n_outputs).
+    points, log_weight
+        As for `chart`.
+
+    Returns
+    -------
+    Atlas or None
+        None where directions are not worth it.
+    """
+    # at random: every tenth point of a lattice, say, may lie on a line
+    numbers = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))
+    center, directions = _span(likelihood.natural(decode(points[numbers[:_SAMPLED]])))
+    n_points, n_outputs = len(points), len(center)
+    coordinates, totals = [], []
+    for part in points.split(_AT_ONCE):
+        if len(directions) * (n_points + n_outputs) >= n_points * n_outputs:
+            return None
+        eta = likelihood.natural(decode(part))
+        totals.append(likelihood.total_log_normalizer(eta.double()))
+        found = _along(eta, center, directions)
+        if found is None:
+            directions = _extended(directions, eta, center)
+            found = _along(eta, center, directions)
+        if found is None:
+            return None
+        coordinates.append(found)
+    padded = [F.pad(part, (0, len(directions) - part.shape[1])) for part in coordinates]
+    log_weight = log_weight.to(center.device).double()
+    bias = log_weight - torch.cat(totals)
+    return Atlas(points, torch.cat(padded), directions, center, bias, log_weight)
+
+
+def _span(eta: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean of eta over few points of many outputs, and the directions that it varies in."""
+    center = eta.double().mean(0)
+    return center, _directions(eta.double() - center, float(eta.abs().amax())).to(eta)
+
+
+def _extended(directions: Tensor, eta: Tensor, center: Tensor) -> Tensor:
+    """Directions, and those that the eta of further points have beside them."""
+    before, rest = directions.double(), eta.double() - center
+    for _ in range(2):  # once more, for what rounding has left
+        rest = rest - (rest @ before.T) @ before
+    return torch.cat([directions, _directions(rest, float(eta.abs().amax())).to(directions)])
+
+
+def _directions(rest: Tensor, largest: float) -> Tensor:
+    """An orthonormal basis of few rows, less what is rounding of numbers up to the largest."""
+    squares, vectors = torch.linalg.eigh(rest @ rest.T)
+    rounding = torch.finfo(torch.float32).eps * largest * sum(n**0.5 for n in rest.shape)
+    kept = squares.clamp(min=0).sqrt() > max(rounding, _ROUNDING * float(squares[-1]) ** 0.5)
+    return torch.linalg.qr(rest.T @ vectors[:, kept]).Q.T
+
+
+def _along(eta: Tensor, center: Tensor, directions: Tensor) -> Tensor | None:
+    """The coordinates of eta in directions, or None if it does not lie in them."""
+    center = center.to(eta)
+    with full_precision():
+        coordinates = (eta - center) @ directions.T
+        again = torch.addmm(center, coordinates, directions)
+    distance = (again - eta).abs().amax()
+    lies = float(distance) <= _ROUNDING * len(directions) * float(eta.abs().amax())
+    return coordinates if lies else None
+
+
+def _reweighed(weight: Tensor) -> Tensor:
+    """Which rows do not have each log-normaliser once, (n,), bool."""
+    return (weight != 1).any(1)
 
 
 def _factored(eta: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -156,7 +284,7 @@ def _factored(eta: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     That part has as few directions as it varies in.
     """
     n_points, n_outputs = eta.shape
-    if n_outputs > _WIDEST_FACTORED:
+    if n_outputs > WIDEST_WHOLE:
         return eta.new_zeros(n_outputs), eta, None
     center = eta.double().mean(0)
     centered = eta.double() - center

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from . import laplace, lattices, objectives
+from .conditions import by_group
 from .models import EncoderModel
 from .priors import Prior
 from .proposals import FullNormal, Proposal, Wrapped
@@ -124,13 +125,24 @@ def _log_weights(
     model: EncoderModel, proposals: Mixture, x: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Log importance weights (n, S) of draws for rows x, less the bases (n,) of these."""
-    z, terms = proposals.at(generator), model.likelihood.terms(x)
+    z, terms, group = proposals.at(generator), model.likelihood.terms(x), model.groups(x)
     n_shared = proposals.n_draws[0]
-    parts = [model.table(terms, z[0, :n_shared]).to(z)] if n_shared else []
+    parts = [_table(model, x, z[0, :n_shared]).to(z)] if n_shared else []
     for part in z[:, n_shared:].split(model.n_decoded, 1):
-        parts.append(model.likelihood.paired(terms, model.outputs(part).to(z)))
+        parts.append(model.likelihood.paired(terms, model.outputs(part, group).to(z)))
     log_px_z = torch.cat(parts, 1)
     return log_px_z + model.prior.log_prob(z) - proposals.log_prob(z), terms.base
+
+
+def _table(model: EncoderModel, x: Tensor, z: Tensor) -> Tensor:
+    """log p(x_i | z_j) less the base of row i, (n, m), at points (m, k) that all rows share."""
+    if model.conditions is None:
+        return model.table(model.likelihood.terms(x), z)
+
+    def of_group(group: int, rows: Tensor) -> Tensor:
+        return model.table(model.likelihood.terms(x[rows]), z, group)
+
+    return by_group(model.conditions, x, of_group)
 
 
 def mixture(model: EncoderModel, x: Tensor, n_draws: int) -> Mixture:
@@ -186,7 +198,7 @@ def _surveyed(model: EncoderModel, x: Tensor, scale: _Scale) -> Tensor:
     """The best points of a lattice over the prior, apart from each other, (n, N_PEAKS, k)."""
     u = lattices.nested(model.n_components, _SURVEYED) + 0.5 / _SURVEYED
     z = model.prior.nodes(u.to(x.device))[0].to(x)
-    heights = model.table(model.likelihood.terms(x), z) + model.prior.log_prob(z)
+    heights = _table(model, x, z) + model.prior.log_prob(z)
     best = heights.topk(_N_CONSIDERED, 1)
     period = model.prior.period
     return laplace.starts(z[best.indices], best.values, N_PEAKS, scale.apart, period)[0]
@@ -198,10 +210,10 @@ def _climbed(model: EncoderModel, x: Tensor, z: Tensor, scale: _Scale) -> laplac
 
 
 def _log_joint(model: EncoderModel, x: Tensor) -> Callable[[Tensor], Tensor]:
-    terms = model.likelihood.terms(x)
+    terms, group = model.likelihood.terms(x), model.groups(x)
 
     def log_joint(z: Tensor) -> Tensor:
-        outputs = model.outputs(z[:, None]).to(z)
+        outputs = model.outputs(z[:, None], group).to(z)
         return model.likelihood.paired(terms, outputs)[:, 0] + model.prior.log_prob(z)
 
     return log_joint

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from . import lattices, objectives, torus
+from .conditions import by_group
 from .likelihoods import Terms
 from .memory import affordable_points
 from .models import Model
 from .networks import ConvDecoder, MLPDecoder, TorusBasis
+from .rows import split
 from .transformations import Copies, copied
 
 Decode = Callable[[Tensor], Tensor]
@@ -43,10 +45,21 @@ class ShiftedLattice:
         """What stands for the points whatever the shift, a row each."""
         return self.points
 
-    def decode(self, shift: Tensor) -> Decode:
-        """Return the map from some of `rows` to outputs under a shift (k,) in turns, float64."""
+    def decode(self, shift: Tensor, condition: Tensor | None = None) -> Decode:
+        """Return the map from some of `rows` to outputs under a shift (k,) in turns, float64.
+
+        With a condition (n_conditions,), which is told beside every point.
+        """
         like = next(self.decoder.parameters())
-        return lambda rows: self.decoder(torus.wrap(rows + shift.to(rows)).to(like))
+
+        def outputs(rows: Tensor) -> Tensor:
+            points = torus.wrap(rows + shift.to(rows)).to(like)
+            if condition is not None:
+                points = torch.cat([points, condition.to(points).expand(len(points), -1)], 1)
+            decoded: Tensor = self.decoder(points)
+            return decoded
+
+        return outputs
 
 
 class LatticeOfWaves(ShiftedLattice):
@@ -58,10 +71,10 @@ class LatticeOfWaves(ShiftedLattice):
 
     def __init__(self, decoder: MLPDecoder | ConvDecoder, points: Tensor) -> None:
         super().__init__(decoder, points)
-        self.decode_waves = decoder.decode_waves
+        self.decode_waves, self.first_layer = decoder.decode_waves, decoder.first_layer
         start = decoder.start if isinstance(decoder, ConvDecoder) else decoder
-        self.basis, self.first = cast(TorusBasis, start.basis), cast(nn.Linear, start.layers[0])
-        self.cos, self.sin = self.basis.waves(self.points).to(self.first.weight).chunk(2, 1)
+        self.basis, first = cast(TorusBasis, start.basis), cast(nn.Linear, start.layers[0])
+        self.cos, self.sin = self.basis.waves(self.points).to(first.weight).chunk(2, 1)
         self.open = self.cos.new_empty(0, 0)
 
     @property
@@ -72,10 +85,10 @@ class LatticeOfWaves(ShiftedLattice):
             self.open = torch.cat([self.cos[:, :n_open], self.sin[:, :n_open]], 1)
         return self.open
 
-    def decode(self, shift: Tensor) -> Decode:
-        """Return the map from some of `rows` to outputs under a shift."""
-        weight = self.basis.turned(self.first.weight, shift)
-        return lambda rows: self.decode_waves(rows, weight)
+    def decode(self, shift: Tensor, condition: Tensor | None = None) -> Decode:
+        """Return the map from some of `rows` to outputs under a shift and a condition."""
+        first = self.first_layer(shift, condition)
+        return lambda rows: self.decode_waves(rows, first)
 
 
 def shifted_lattice(decoder: nn.Module, points: Tensor) -> ShiftedLattice:
@@ -125,13 +138,33 @@ class LatticeBound:
         chooses = self.n_copies < model.n_copies
         self.coarse = shifted_lattice(model.decoder, coarse) if chooses else None
         copies = copied(model.transformations, model.likelihood, x)
-        table = self._table(copies.terms, self.lattice.decode(self.unmoved))
+        condition = None if model.conditions is None else model.conditions.vectors[0]
+        table = self._table(copies.terms, self.lattice.decode(self.unmoved, condition))
         self.n_at_once = affordable_points(table, self.lattice.rows, n_bytes)
 
-    def __call__(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
-        """Return the bound of rows x (n, d), in nats, (n,); without a shift the lattice's own."""
-        shift = self.unmoved if shift is None else shift
-        copies, decode = self._copies(x, shift), self.lattice.decode(shift)
+    def __call__(
+        self, x: Tensor, shift: Tensor | None = None, weight: Tensor | None = None
+    ) -> Tensor:
+        """Return the bound of rows x (n, d), in nats, (n,); without a shift the lattice's own.
+
+        The weights (n,) of rows say which points the gradient goes through. Where the model has
+        conditions, the lattice is decoded for each group that occurs.
+        """
+        shift, conditions = self.unmoved if shift is None else shift, self.model.conditions
+        if conditions is None:
+            return self._bound(x, shift, weight, None)
+
+        def of_group(number: int, rows: Tensor) -> Tensor:
+            own = None if weight is None else weight[rows]
+            return self._bound(x[rows], shift, own, conditions.vectors[number])
+
+        return by_group(conditions, x, of_group)
+
+    def _bound(
+        self, x: Tensor, shift: Tensor, weight: Tensor | None, condition: Tensor | None
+    ) -> Tensor:
+        """The bound of rows under one condition."""
+        copies, decode = self._copies(x, shift, condition), self.lattice.decode(shift, condition)
         terms = copies.terms
         bound = objectives.lattice_bound(
             self._table(terms, decode),
@@ -140,16 +173,18 @@ class LatticeBound:
             spared=self.spared,
             expected=lambda rows, r: self.model.likelihood.expected(terms, decode(rows), r),
             log_copies=copies.log_weight,
+            row_weight=weight,
         )
         return bound + copies.base
 
-    def _copies(self, x: Tensor, shift: Tensor) -> Copies:
+    def _copies(self, x: Tensor, shift: Tensor, condition: Tensor | None) -> Copies:
         """The copies of rows x that have most evidence on the coarse lattice under a shift."""
         copies = copied(self.model.transformations, self.model.likelihood, x)
         if self.coarse is None or copies.log_weight is None:
             return copies
         with torch.no_grad():
-            table = self._table(copies.terms, self.coarse.decode(shift))(self.coarse.rows)
+            decode = self.coarse.decode(shift, condition)
+            table = self._table(copies.terms, decode)(self.coarse.rows)
             log_px = objectives.log_sum_exp_(table, 1).view_as(copies.log_weight)
             likely = (log_px + copies.log_weight).topk(self.n_copies, 1).indices
         return copies.chosen(likely)
@@ -194,10 +229,15 @@ class TrainingBound:
         """Points that may be decoded at once with a graph."""
         return self.fine.n_at_once
 
-    def __call__(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Return the bound of rows x (n, d) under a random shift, or without a generator none."""
+    def __call__(
+        self, x: Tensor, generator: torch.Generator | None, weight: Tensor | None = None
+    ) -> Tensor:
+        """Return the bound of rows x (n, d), some weighted, under a random shift.
+
+        Without a generator there is none.
+        """
         if generator is None:
             n_rows = max(1, len(x) // self.model.n_copies)
-            return torch.cat([self.fine(some) for some in x.split(n_rows)])
+            return torch.cat([self.fine(some) for some in split(x, n_rows)])
         bound = self.coarse if self.model.progress < _FINE else self.fine
-        return bound(x, lattices.random_shift(self.model.n_components, generator))
+        return bound(x, lattices.random_shift(self.model.n_components, generator), weight)

@@ -12,10 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from . import networks
+from .conditions import Conditions
 from .likelihoods import ExponentialFamily, Terms
 from .priors import Prior
 from .proposals import Proposal, proposal
 from .transformations import Transformations
+
+Group = Tensor | int | None
+"""Which group of rows points are decoded for; None without conditions."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +33,11 @@ class Batch:
         Which rows of the training data these are.
     weight : Tensor of shape (n_samples,), or None
         How often each row counts; None is once.
-    condition : Tensor of shape (n_samples, n_conditions), or None
     """
 
     x: Tensor
     index: Tensor | None = None
     weight: Tensor | None = None
-    condition: Tensor | None = None
 
 
 class Draws(NamedTuple):
@@ -81,6 +83,9 @@ class Model(nn.Module):
         Highest order of harmonics that suit the data, of the decoder and of moments.
     transformations : Transformations, optional
         Maps of rows that do not matter: p(x | z) is of a row that one of them has been applied to.
+    conditions : Conditions, optional
+        What the decoder is told of a row beside a point. Points are decoded for a `group` of rows
+        then: a number, the same for all points, or a tensor of one each.
 
     Attributes
     ----------
@@ -101,17 +106,24 @@ class Model(nn.Module):
         likelihood: ExponentialFamily,
         harmonic_order: int | None = None,
         transformations: Transformations | None = None,
+        conditions: Conditions | None = None,
     ) -> None:
         super().__init__()
         self.n_components, self.prior = n_components, prior
         self.decoder, self.likelihood = decoder, likelihood
         self.harmonic_order = harmonic_order
         self.transformations = transformations
+        self.conditions = conditions
 
     @property
     def n_copies(self) -> int:
         """Copies that a row is worth, one for each transformation."""
         return 1 if self.transformations is None else len(self.transformations)
+
+    @property
+    def n_groups(self) -> int:
+        """Groups of rows for each of which a lattice is decoded."""
+        return 1 if self.conditions is None else len(self.conditions)
 
     @property
     def like(self) -> Tensor:
@@ -128,22 +140,43 @@ class Model(nn.Module):
         networks.allow_bfloat16(self, allowed)
         self.likelihood.rounds = allowed
 
-    def outputs(self, z: Tensor) -> Tensor:
+    def groups(self, x: Tensor) -> Tensor | None:
+        """Return the group of each row x (n, d), (n,), int64; None without conditions."""
+        return None if self.conditions is None else self.conditions.groups(x)
+
+    def told(self, z: Tensor, group: Group) -> Tensor:
+        """Return points (n, ..., k) with what is told of their groups, (n, ..., k + n_numbers)."""
+        if self.conditions is None:
+            return z
+        condition = self.conditions.vectors[group].to(z)
+        while 1 < condition.ndim < z.ndim:
+            condition = condition.unsqueeze(1)
+        return torch.cat([z, condition.expand(*z.shape[:-1], -1)], -1)
+
+    def outputs(self, z: Tensor, group: Group = None) -> Tensor:
         """Decode points of any dtype, (..., k) -> (..., n_outputs), in parts that fit in memory."""
+        z = self.told(z, group)
         parts = z.to(self.like).flatten(0, -2).split(self.n_decoded)
         outputs = [self.decoder(part) for part in parts]
         joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         return joined.unflatten(0, z.shape[:-1])
 
-    def table(self, terms: Terms, z: Tensor) -> Tensor:
+    def table(self, terms: Terms, z: Tensor, group: int | None = None) -> Tensor:
         """Return log p(x_i | z_j) less the base of row i, (n, m), for points z (m, k)."""
-        return self.likelihood.table(terms, self.outputs(z))
+        return self.likelihood.table(terms, self.outputs(z, group))
 
-    def mean(self, z: Tensor) -> Tensor:
-        """Return E[x | z] in the dtype of z, (m, k) -> (m, n_features)."""
-        return self.likelihood.mean(self.outputs(z).to(z.dtype))
+    def mean(self, z: Tensor, group: Group = None) -> Tensor:
+        """Return E[x | z] in the dtype of z, (m, k) -> (m, n_features), of a group or one each."""
+        return self._filled(self.likelihood.mean(self.outputs(z, group).to(z.dtype)), group)
 
-    def sample(self, u: Tensor, generator: torch.Generator, *, noise: bool = True) -> Tensor:
+    def sample(
+        self,
+        u: Tensor,
+        generator: torch.Generator,
+        *,
+        noise: bool = True,
+        group: Group = None,
+    ) -> Tensor:
         """Draw rows at the points that u (m, k) of the unit cube are for the prior.
 
         Returns
@@ -154,12 +187,18 @@ class Model(nn.Module):
         """
         z = self.prior.quantile(u)
         if noise:
-            x = self.likelihood.sample(self.outputs(z).to(z.dtype), generator)
+            outputs = self.outputs(z, group).to(z.dtype)
+            x = self._filled(self.likelihood.sample(outputs, generator), group)
         else:
-            x = self.mean(z)
+            x = self.mean(z, group)
         if self.transformations is None:
             return x
         return self.transformations.undone(x, self.transformations.drawn(len(x), generator))
+
+    def _filled(self, x: Tensor, group: Group) -> Tensor:
+        if self.conditions is None or group is None:
+            return x
+        return self.conditions.fill(x, group)
 
 
 class EncoderModel(Model):
@@ -170,7 +209,8 @@ class EncoderModel(Model):
     n_components, prior, decoder, likelihood
         As for `Model`.
     encoder : Module
-        From the likelihood's inputs (n, d) to the numbers that shape a proposal.
+        From the likelihood's inputs (n, d), and what is told of the rows behind them, to the
+        numbers that shape a proposal.
     covariance_type : {"diagonal", "low_rank", "full"}
         Family of the proposals; see `proposals.FAMILIES`.
     wrapped : bool
@@ -188,8 +228,11 @@ class EncoderModel(Model):
         covariance_type: str,
         wrapped: bool,
         harmonic_order: int | None = None,
+        conditions: Conditions | None = None,
     ) -> None:
-        super().__init__(n_components, prior, decoder, likelihood, harmonic_order)
+        super().__init__(
+            n_components, prior, decoder, likelihood, harmonic_order, conditions=conditions
+        )
         self.encoder = encoder
         self.covariance_type, self.wrapped = covariance_type, wrapped
 
@@ -199,7 +242,8 @@ class EncoderModel(Model):
         While training, in the precision of the encoder; else in that of x, so that a row's
         coordinates are the same alone and among others.
         """
-        inputs = self.likelihood.inputs(x)
+        seen = x.to_dense() if x.layout == torch.sparse_csr else x
+        inputs = self.told(self.likelihood.inputs(seen), self.groups(x))
         if self.training:
             outputs = self.encoder(inputs.to(next(self.encoder.parameters())))
         else:
@@ -207,7 +251,12 @@ class EncoderModel(Model):
         return proposal(self.covariance_type, outputs, self.n_components, wrapped=self.wrapped)
 
     def draw(
-        self, x: Tensor, n_draws: int, generator: torch.Generator, *, shared: bool = False
+        self,
+        x: Tensor,
+        n_draws: int,
+        generator: torch.Generator,
+        *,
+        shared: bool = False,
     ) -> Draws:
         """Propose points for rows x (n, d) and decode them.
 
@@ -221,7 +270,7 @@ class EncoderModel(Model):
         shared : bool
             Whether all rows have the same noise, so that each is scored for itself.
         """
-        q, terms = self.propose(x), self.likelihood.terms(x)
+        q, terms, group = self.propose(x), self.likelihood.terms(x), self.groups(x)
         if n_draws == 0:
             z = q.loc[:, None]
         else:
@@ -229,7 +278,7 @@ class EncoderModel(Model):
             noise = torch.randn(shape, generator=generator, dtype=torch.float32)
             z = q.at(noise.to(q.loc))
         parts = z.split(self.n_decoded, 1)
-        pairs = [self.likelihood.paired(terms, self.outputs(part).to(z)) for part in parts]
+        pairs = [self.likelihood.paired(terms, self.outputs(part, group).to(z)) for part in parts]
         return Draws(q, z, torch.cat(pairs, 1), terms.base)
 
 

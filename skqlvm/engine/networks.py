@@ -136,15 +136,16 @@ class Layers(nn.Sequential):
 
     rounds = False
 
-    def forward(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, first: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Map x to the last layer's result, in its dtype.
 
-        A weight takes the place of that of the first layer, which is a linear one then.
+        A weight and a bias take the place of those of the first layer, which is a linear one then.
         """
         layers, y = list(self), x
         with bfloat16(x.device) if self.training and self.rounds else nullcontext():
-            if weight is not None:
-                y = F.linear(x, weight, cast(nn.Linear, layers.pop(0)).bias)
+            if first is not None:
+                y = F.linear(x, *first)
+                layers.pop(0)
             for layer in layers:
                 y = layer(y)
         return y.to(x)
@@ -172,6 +173,8 @@ class MLPDecoder(nn.Module):
         which need no basis.
     generator : Generator, optional
         Draws the first weights; torch's global one by default.
+    n_conditions : int
+        Numbers that the decoder is told beside a point; they follow its coordinates.
     """
 
     parameters_taken = ("hidden_layer_sizes",)
@@ -183,27 +186,38 @@ class MLPDecoder(nn.Module):
         hidden_layer_sizes: tuple[int, ...] = (256, 256),
         order: int | None = 6,
         generator: torch.Generator | None = None,
+        n_conditions: int = 0,
     ) -> None:
         super().__init__()
         basis = nn.Identity() if order is None else TorusBasis(n_components, order, _DECAY)
-        self.basis = basis
+        self.basis, self.n_components = basis, n_components
         width = basis.n_features if isinstance(basis, TorusBasis) else n_components
-        hidden, width = _hidden(width, hidden_layer_sizes, generator)
+        hidden, width = _hidden(width + n_conditions, hidden_layer_sizes, generator)
         output = _linear(width, n_outputs, generator)
         self.layers = Layers(*hidden, output)
-        places = _anywhere(n_components, order, generator)
+        places = _anywhere(n_components, order, generator, n_conditions)
         _standardize(self, output.weight, output.bias, places)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Map points (n_points, n_components) to outputs (n_points, n_outputs)."""
-        return self.layers(self.basis(z))
+        """Map points (n_points, n_components + n_conditions) to outputs (n_points, n_outputs)."""
+        z, told = z[..., : self.n_components], z[..., self.n_components :]
+        features = self.basis(z)
+        return self.layers(torch.cat([features, told], -1) if told.shape[-1] else features)
 
-    def decode_waves(self, waves: Tensor, weight: Tensor) -> Tensor:
-        """Map waves of the basis (n_points, n_features) to outputs.
+    def first_layer(self, shift: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return weight and bias of the first layer for waves of points that are then shifted.
 
-        The weight is that of the first layer as the basis has it `turned`.
+        A shift turns the weight, see `TorusBasis.turned`; a condition (n_conditions,), the same at
+        all points, moves the bias.
         """
-        return self.layers(waves, weight)
+        basis, first = cast(TorusBasis, self.basis), cast(nn.Linear, self.layers[0])
+        waves, told = first.weight[:, : basis.n_features], first.weight[:, basis.n_features :]
+        bias = first.bias if condition is None else first.bias + told @ condition.to(told)
+        return basis.turned(waves, shift), bias
+
+    def decode_waves(self, waves: Tensor, first: tuple[Tensor, Tensor]) -> Tensor:
+        """Map waves of the basis (n_points, n_features) to outputs by what `first_layer` gave."""
+        return self.layers(waves, first)
 
 
 class ConvDecoder(nn.Module):
@@ -224,26 +238,33 @@ class ConvDecoder(nn.Module):
         order: int | None = 6,
         n_channels: int = 32,
         generator: torch.Generator | None = None,
+        n_conditions: int = 0,
     ) -> None:
         super().__init__()
         channels, height, width = _checked_image_shape(image_shape, n_outputs)
         self.image_shape = (channels, height, width)
         self.start_shape = (n_channels, -(-height // 4), -(-width // 4))
         n_start = n_channels * self.start_shape[1] * self.start_shape[2]
-        self.start = MLPDecoder(n_components, n_start, hidden_layer_sizes, order, generator)
+        self.start = MLPDecoder(
+            n_components, n_start, hidden_layer_sizes, order, generator, n_conditions
+        )
         first = _convolution(nn.ConvTranspose2d, n_channels, n_channels // 2, generator)
         second = _convolution(nn.ConvTranspose2d, n_channels // 2, channels, generator)
         self.upsample = Layers(nn.ReLU(), first, nn.ReLU(), second)
-        places = _anywhere(n_components, order, generator)
+        places = _anywhere(n_components, order, generator, n_conditions)
         _standardize(self, second.weight, second.bias, places)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Map points (n_points, n_components) to flattened images (n_points, n_outputs)."""
+        """Map points, and what is told beside them, to flattened images (n_points, n_outputs)."""
         return self._images(self.start(z))
 
-    def decode_waves(self, waves: Tensor, weight: Tensor) -> Tensor:
+    def first_layer(self, shift: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the first layer for waves that are shifted; see `MLPDecoder.first_layer`."""
+        return self.start.first_layer(shift, condition)
+
+    def decode_waves(self, waves: Tensor, first: tuple[Tensor, Tensor]) -> Tensor:
         """Map waves of the basis to flattened images; see `MLPDecoder.decode_waves`."""
-        return self._images(self.start.decode_waves(waves, weight))
+        return self._images(self.start.decode_waves(waves, first))
 
     def _images(self, start: Tensor) -> Tensor:
         _, height, width = self.image_shape
@@ -344,10 +365,17 @@ def _initialized(layer: Layer, n_in: int, generator: torch.Generator | None) -> 
     return layer
 
 
-def _anywhere(n_components: int, order: int | None, generator: torch.Generator | None) -> Tensor:
-    """Points that a decoder may be asked for: uniform on the torus, normal without one."""
+def _anywhere(
+    n_components: int, order: int | None, generator: torch.Generator | None, n_conditions: int
+) -> Tensor:
+    """Points that a decoder may be asked for: uniform on the torus, normal without one.
+
+    What is told beside them is standardised.
+    """
     draw = torch.randn if order is None else torch.rand
-    return draw((512, n_components), generator=generator, dtype=torch.float32)
+    z = draw((512, n_components), generator=generator, dtype=torch.float32)
+    told = torch.randn((512, n_conditions), generator=generator, dtype=torch.float32)
+    return torch.cat([z, told], 1)
 
 
 def _standardize(decoder: nn.Module, weight: Tensor, bias: Tensor | None, z: Tensor) -> None:

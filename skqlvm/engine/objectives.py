@@ -53,6 +53,7 @@ def lattice_bound(
     spared: float | None = None,
     expected: Callable[[Tensor, Tensor], Tensor] | None = None,
     log_copies: Tensor | None = None,
+    row_weight: Tensor | None = None,
 ) -> Tensor:
     """Return the lattice's bound on log p(x) for each row.
 
@@ -82,6 +83,8 @@ def lattice_bound(
     log_copies : Tensor of shape (n_samples, n_copies), optional
         Log weights of the copies that each row is worth: the rows of the table are the copies, and
         the bound is ``log 1/m sum_j sum_s exp(log_copies_is) p(x_is | z_j)``.
+    row_weight : Tensor of shape (n_samples,), optional
+        How often each row counts among those that points answer for.
 
     Returns
     -------
@@ -96,7 +99,7 @@ def lattice_bound(
     with torch.no_grad():
         whole = torch.cat([table(chunk) for chunk in points.split(n_at_once)], 1)
         bound, weights, shares = _posterior(whole, log_copies)
-        active = _active(weights.sum(0), spared)
+        active = _active(_summed(weights, row_weight), spared)
     parts = points.index_select(0, active), weights.index_select(1, active)
     pairs = zip(parts[0].split(chunk_size), parts[1].split(chunk_size, 1), strict=True)
     expected = partial(_expected, table) if expected is None else expected
@@ -151,6 +154,14 @@ def _posterior(table: Tensor, log_copies: Tensor | None) -> tuple[Tensor, Tensor
     return bound, weights.mul_((shares.view_as(total) / total).to(weights)), shares
 
 
+def _summed(weights: Tensor, row_weight: Tensor | None) -> Tensor:
+    """The sum over rows, or over the copies of weighted rows, of their responsibilities."""
+    if row_weight is None:
+        return weights.sum(0)
+    n_copies = len(weights) // len(row_weight)
+    return row_weight.to(weights).repeat_interleave(n_copies) @ weights
+
+
 def _active(responsibility: Tensor, spared: float) -> Tensor:
     """Numbers of the points that have all but a share of it, and some more: a round number."""
     ascending, order = responsibility.sort()
@@ -202,14 +213,16 @@ def elbo_of(drawn: Draws, prior: Prior) -> Tensor:
     return torch.stack([elbo(drawn.log_px_z, kl) + drawn.base, error], 1)
 
 
-def discrepancy(z: Tensor, prior: Prior, generator: torch.Generator) -> Tensor:
+def discrepancy(
+    z: Tensor, prior: Prior, generator: torch.Generator, weight: Tensor | None = None
+) -> Tensor:
     """Return how far codes z of shape (n, k) are from a prior, by as many draws of it.
 
     The `maximum_mean_discrepancy`, in coordinates whose distances mean something.
     """
     u = torch.rand(z.shape, dtype=torch.float64, generator=generator)
     drawn = prior.quantile(u).to(z)
-    return maximum_mean_discrepancy(prior.euclidean(z), prior.euclidean(drawn))
+    return maximum_mean_discrepancy(prior.euclidean(z), prior.euclidean(drawn), weight)
 
 
 def doubly_reparametrized(log_w: Tensor, z: Tensor) -> Tensor:
@@ -234,13 +247,13 @@ def doubly_reparametrized(log_w: Tensor, z: Tensor) -> Tensor:
     return log_mean_exp(log_w)
 
 
-def maximum_mean_discrepancy(a: Tensor, b: Tensor) -> Tensor:
+def maximum_mean_discrepancy(a: Tensor, b: Tensor, weight: Tensor | None = None) -> Tensor:
     """Return an unbiased estimate of the squared distance between the distributions of a and b.
 
-    Both are of shape (n, k). With the inverse multiquadratic kernel ``k(u, v) = c / (c + |u -
-    v|^2)``, ``c = 2 k``: twice the variance of a standard normal's coordinates, summed (Tolstikhin
-    et al., arXiv 1711.01558). Between 0 and 2 but for the noise of the estimate, which may be
-    negative.
+    Both are of shape (n, k), and the rows of a may be weighted, (n,). With the inverse
+    multiquadratic kernel ``k(u, v) = c / (c + |u - v|^2)``, ``c = 2 k``: twice the variance of a
+    standard normal's coordinates, summed (Tolstikhin et al., arXiv 1711.01558). Between 0 and 2 but
+    for the noise of the estimate, which may be negative.
     """
 
     def kernel(u: Tensor, v: Tensor) -> Tensor:
@@ -252,4 +265,10 @@ def maximum_mean_discrepancy(a: Tensor, b: Tensor) -> Tensor:
         return (kernel(u, u).sum() - n) / max(1, n * (n - 1))
 
     c = 2.0 * a.shape[1]
-    return within(a) + within(b) - 2 * kernel(a, b).mean()
+    if weight is None:
+        return within(a) + within(b) - 2 * kernel(a, b).mean()
+    shares = (weight / weight.sum()).to(a)
+    alone = (shares * shares).sum()  # each row with itself, whose kernel is 1
+    apart = (1 - alone).clamp(min=torch.finfo(a.dtype).eps)
+    among = (shares @ kernel(a, a) @ shares - alone) / apart
+    return among + within(b) - 2 * (shares @ kernel(a, b)).mean()

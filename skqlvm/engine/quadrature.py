@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from math import log
 from typing import NamedTuple
 
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor
 
 from . import atlas, lattices, objectives, refinement
+from .conditions import Atlases, Chart
 from .models import Model
+from .rows import gaps
 
 N_SHIFTS = 8
 """Random shifts of a lattice that a standard error is estimated from."""
@@ -50,9 +53,18 @@ def nested_points(n_components: int, n_points: int) -> Tensor:
 
 
 def charts(
-    model: Model, u: Tensor, *, factored: bool = False, n_at_once: int | None = None
-) -> Iterator[atlas.Atlas]:
+    model: Model,
+    u: Tensor,
+    *,
+    factored: bool = False,
+    n_at_once: int | None = None,
+    ragged: torch.dtype | None = None,
+) -> Iterator[Chart]:
     """Decode points u (m, k) of the cube, all or some at a time.
+
+    For rows with gaps, `ragged` is their dtype.
+
+    Where the model has conditions, there is an atlas for each group of rows.
 
     Raises
     ------
@@ -60,14 +72,39 @@ def charts(
         If the decoder's output is not finite.
     """
     for part in u.split(n_at_once or len(u)):
-        z, log_weight = model.prior.nodes(part.to(model.like.device))
-        outputs = model.outputs(z)
-        if not bool(outputs.isfinite().all()):
-            raise FloatingPointError("the decoder's output is not finite")
-        yield atlas.chart(model.likelihood, outputs, z, log_weight, factored=factored)
+        if model.conditions is None:
+            yield _chart(model, part, None, factored, ragged)
+        else:
+            groups = range(len(model.conditions))
+            parts = [_chart(model, part, group, factored, ragged) for group in groups]
+            yield Atlases(model.conditions, parts)
 
 
-def log_marginal(model: Model, maps: Iterable[atlas.Atlas], rows: Iterable[Tensor]) -> Tensor:
+def _chart(
+    model: Model, u: Tensor, group: int | None, factored: bool, ragged: torch.dtype | None
+) -> atlas.Atlas:
+    z, log_weight = model.prior.nodes(u.to(model.like.device))
+    outputs, chart = partial(_finite_outputs, model, group), None
+    if model.likelihood.n_outputs > atlas.WIDEST_WHOLE and factored:
+        chart = atlas.spanned(model.likelihood, outputs, z, log_weight)
+    if chart is None:
+        chart = atlas.chart(model.likelihood, outputs(z), z, log_weight, factored=factored)
+    return chart if ragged is None else chart.with_normalizers(model.likelihood, ragged)
+
+
+def _finite_outputs(model: Model, group: int | None, z: Tensor) -> Tensor:
+    outputs = model.outputs(z, group)
+    if not bool(outputs.isfinite().all()):
+        raise FloatingPointError("the decoder's output is not finite")
+    return outputs
+
+
+def ragged(rows: Iterable[Tensor]) -> torch.dtype | None:
+    """Return the dtype of rows some of which have gaps; None if none has."""
+    return next((x.dtype for x in rows if gaps(x) is not None), None)
+
+
+def log_marginal(model: Model, maps: Iterable[Chart], rows: Iterable[Tensor]) -> Tensor:
     """Return ``log p(x) = log 1/m sum_j w_j p(x | z_j)`` over the points of all maps together.
 
     Parameters
@@ -90,7 +127,7 @@ def log_marginal(model: Model, maps: Iterable[atlas.Atlas], rows: Iterable[Tenso
     return torch.logsumexp(torch.stack(sums, 1), 1) - log(n_points)
 
 
-def joint(model: Model, chart: atlas.Atlas, x: Tensor) -> tuple[Tensor, Tensor]:
+def joint(model: Model, chart: Chart, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the log weights of all transformations and points for rows x (n, d), and an offset.
 
     Returns
@@ -105,12 +142,12 @@ def joint(model: Model, chart: atlas.Atlas, x: Tensor) -> tuple[Tensor, Tensor]:
     if maps is None:
         return chart.relative(likelihood, x)[:, None], chart.offset(likelihood, x)
     copies = maps.copies(x)
-    log_weight, offset = maps.log_weight(chart.offset(likelihood, copies))
+    log_weight, offset = maps.log_weight(chart.offset(likelihood, copies), x)
     log_w = chart.relative(likelihood, copies).unflatten(0, log_weight.shape)
     return log_w.add_(log_weight[:, :, None]), offset
 
 
-def relative(model: Model, chart: atlas.Atlas, x: Tensor) -> Tensor:
+def relative(model: Model, chart: Chart, x: Tensor) -> Tensor:
     """Return the log weights of the points for rows x (n, d), up to a constant for each row.
 
     Which transformation it was is summed over.
@@ -125,7 +162,7 @@ def relative(model: Model, chart: atlas.Atlas, x: Tensor) -> Tensor:
     return objectives.log_sum_exp_(joint(model, chart, x)[0], 1)
 
 
-def _log_sum(model: Model, chart: atlas.Atlas, x: Tensor) -> Tensor:
+def _log_sum(model: Model, chart: Chart, x: Tensor) -> Tensor:
     log_w, offset = joint(model, chart, x)
     return objectives.log_sum_exp_(log_w.flatten(1), 1) + offset
 
@@ -151,11 +188,13 @@ def standard_error(
         In nats, on the processor.
     """
     generator = torch.Generator().manual_seed(0)
-    pays = sum(map(len, rows)) > 2 * model.likelihood.n_outputs
+    n_outputs = model.likelihood.n_outputs
+    pays = sum(map(len, rows)) > 2 * n_outputs or n_outputs > atlas.WIDEST_WHOLE
+    kind = ragged(rows)
     nats: list[Tensor] = []
     for _ in range(N_SHIFTS):
         moved = lattices.shifted(u, lattices.random_shift(u.shape[1], generator))
-        maps = charts(model, moved, factored=pays, n_at_once=n_at_once)
+        maps = charts(model, moved, factored=pays, n_at_once=n_at_once, ragged=kind)
         if refined:
             nats.extend(refinement.refined_log_marginal(model, chart, rows) for chart in maps)
         else:
@@ -187,4 +226,5 @@ def settle(
 
 
 def _over(model: Model, x: Tensor, u: Tensor) -> Tensor:
-    return log_marginal(model, charts(model, u, n_at_once=model.n_decoded), [x])
+    maps = charts(model, u, n_at_once=model.n_decoded, ragged=ragged([x]))
+    return log_marginal(model, maps, [x])

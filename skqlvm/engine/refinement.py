@@ -20,9 +20,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import atlas, laplace, lattices, objectives, torus
+from . import laplace, lattices, objectives, torus
+from .conditions import Chart
 from .models import Model
 from .proposals import FullNormal
+from .rows import chosen, entries
 from .transformations import copied
 
 N_PEAKS = 4
@@ -94,7 +96,7 @@ class Refined(NamedTuple):
     local_log_w: Tensor
 
 
-def refined_log_marginal(model: Model, chart: atlas.Atlas, rows: Iterable[Tensor]) -> Tensor:
+def refined_log_marginal(model: Model, chart: Chart, rows: Iterable[Tensor]) -> Tensor:
     """Return log p(x) over a lattice, and over local ones for rows whose posteriors are narrow.
 
     For a posterior that is wide enough, a lattice is exact to rounding, and it is all there is.
@@ -121,7 +123,7 @@ def refined_log_marginal(model: Model, chart: atlas.Atlas, rows: Iterable[Tensor
     return torch.cat(nats) - log(len(chart.points))
 
 
-def log_weights(model: Model, chart: atlas.Atlas, x: Tensor) -> Tensor:
+def log_weights(model: Model, chart: Chart, x: Tensor) -> Tensor:
     """Return log p(x_i | z_j) less the base of row i, (n, m), for rows x (n, d)."""
     offset = chart.offset(model.likelihood, x) - model.likelihood.terms(x).base
     return chart.relative(model.likelihood, x).add_(offset[:, None])
@@ -135,9 +137,7 @@ def _over_copies(model: Model, log_px: Tensor, x: Tensor) -> Tensor:
     return torch.logsumexp(log_px.view_as(copies.log_weight) + copies.log_weight, 1) + copies.base
 
 
-def refine(
-    model: Model, chart: atlas.Atlas, x: Tensor, log_w: Tensor
-) -> tuple[Tensor, list[Refined]]:
+def refine(model: Model, chart: Chart, x: Tensor, log_w: Tensor) -> tuple[Tensor, list[Refined]]:
     """Return the log sums of the weights of rows, and the new weights of those that are narrow.
 
     Parameters
@@ -154,7 +154,7 @@ def refine(
     refined : list of Refined
         Of some rows at a time.
     """
-    points = chart.points.to(x)
+    points = chart.points.to(entries(x))
     peaks, index = log_w.topk(min(_N_CONSIDERED[points.shape[1] - 1], log_w.shape[1]), 1)
     rest = objectives.log_sum_exp_(log_w.scatter_(1, index, float("-inf")), 1)
     total = torch.logaddexp(rest, torch.logsumexp(peaks, 1))
@@ -225,7 +225,7 @@ def _refined(
         found.normal.loc.unflatten(0, exists.shape),
         INFLATION[k - 1] * found.normal.scale_tril.unflatten(0, exists.shape),
     )
-    noise = local_noise(points).to(x)
+    noise = local_noise(points).to(points)
     z = normals.loc[:, :, None] + noise @ normals.scale_tril.mT
     log_px_z = z.new_full(z.shape[:-1], float("-inf"))
     size = max(1, _LOCAL_BYTES // (16 * len(noise) * model.likelihood.n_outputs))
@@ -257,10 +257,14 @@ cube."""
 def _log_density(model: Model, x: Tensor, rows: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     """log p(x | z) less its base, for points (n, ..., k) of rows by their numbers among `rows`."""
 
+    group = model.groups(x)
+
     def log_density(z: Tensor, numbers: Tensor) -> Tensor:
-        terms = model.likelihood.terms(x[rows[numbers]])
+        own = rows[numbers]
+        terms = model.likelihood.terms(chosen(x, own))
         some = z if z.dim() == 3 else z[:, None]
-        log_px_z = model.likelihood.paired(terms, model.outputs(torus.wrap(some)).to(z))
+        outputs = model.outputs(torus.wrap(some), None if group is None else group[own])
+        log_px_z = model.likelihood.paired(terms, outputs.to(z))
         return log_px_z if z.dim() == 3 else log_px_z[:, 0]
 
     return log_density

@@ -122,6 +122,7 @@ def train(
     settings: Settings,
     generator: torch.Generator,
     *,
+    noise: torch.Generator | None = None,
     weights: Tensor | None = None,
     validation: Callable[[], Tensor] | None = None,
     before_step: Sequence[Callable[[float], None]] = (),
@@ -144,8 +145,11 @@ def train(
     settings : Settings
     generator : Generator
         Shuffles the rows; on the processor, so that every device sees the same batches.
+    noise : Generator, optional
+        What the nats draw from, whose state goes into that of the training.
     weights : Tensor of shape (n_rows,), optional
-        How often each row counts in the mean of its batch.
+        How often each row counts, beside the mean of all rows: the mean over a batch is that of all
+        rows in expectation.
     validation : callable, optional
         Nats of rows, of which the mean chooses the best weights; without it the last ones stay.
     before_step : sequence of callable, optional
@@ -167,7 +171,7 @@ def train(
         If interrupted; the best weights so far, or before a validation the last ones, are left.
     """
     state = State() if state is None else state
-    run = _Run(module, nats, n_rows, settings, generator, weights, stream, state)
+    run = _Run(module, nats, n_rows, settings, generator, noise, weights, stream, state)
     last = settings.n_steps if stop_at is None else min(stop_at, settings.n_steps)
     finished = last == settings.n_steps
     try:
@@ -199,13 +203,17 @@ class _Run:
         n_rows: int,
         settings: Settings,
         generator: torch.Generator,
+        noise: torch.Generator | None,
         weights: Tensor | None,
         stream: Stream | None,
         state: State,
     ) -> None:
-        self.module, self.nats, self.n_rows, self.weights = module, nats, n_rows, weights
-        self.settings, self.generator, self.stream = settings, generator, stream
-        self.state = state
+        self.module, self.nats, self.n_rows, self.state = module, nats, n_rows, state
+        self.weights = None if weights is None else weights / weights.double().mean()
+        self.settings, self.stream = settings, stream
+        self.generators = {"shuffle": generator}
+        if noise is not None:
+            self.generators["noise"] = noise
         trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.parameters, self.optimizer = list(trained.values()), settings.optimizer(trained)
         self.resume()
@@ -216,8 +224,9 @@ class _Run:
         state = self.state
         if state.optimizer is not None:
             self.optimizer.load_state_dict(state.optimizer)
-        if "shuffle" in state.generators:
-            self.generator.set_state(state.generators["shuffle"])
+        for name, generator in self.generators.items():
+            if name in state.generators:
+                generator.set_state(state.generators[name])
         if self.stream is not None and "global" in state.generators:
             self.stream.states = state.generators["global"]
 
@@ -225,7 +234,8 @@ class _Run:
         """Put into the state what a later call needs to go on."""
         self.state.unrecorded_seconds += time.perf_counter() - self.since
         self.state.optimizer = deepcopy(self.optimizer.state_dict())
-        self.state.generators["shuffle"] = self.generator.get_state()
+        for name, generator in self.generators.items():
+            self.state.generators[name] = generator.get_state()
         if self.stream is not None:
             self.state.generators["global"] = self.stream.states
 
@@ -247,7 +257,7 @@ class _Run:
         state = self.state
         n_batches = -(-self.n_rows // self.settings.batch_size)
         if state.order is None or state.position == n_batches:
-            state.order = torch.randperm(self.n_rows, generator=self.generator)
+            state.order = torch.randperm(self.n_rows, generator=self.generators["shuffle"])
             state.position = 0
         state.position += 1
         return state.order.tensor_split(n_batches)[state.position - 1]
@@ -258,8 +268,7 @@ class _Run:
     def mean(self, nats: Tensor, index: Tensor) -> Tensor:
         if self.weights is None:
             return nats.mean()
-        weights = self.weights[index].to(nats)
-        return (weights * nats).sum() / weights.sum()
+        return (self.weights[index].to(nats) * nats).mean()
 
     def record(self, validation: Callable[[], Tensor] | None) -> None:
         """Close a stretch of steps: check it, validate, remember the best weights."""

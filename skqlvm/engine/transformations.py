@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .likelihoods import Likelihood, Terms
+from .rows import gaps
 
 _SPEED = 10.0
 """An Adam-type optimiser moves each parameter by about its step size; a log-probability has further
@@ -45,8 +46,7 @@ class Copies(NamedTuple):
         n_rows, n_maps = self.log_weight.shape
         first = n_maps * torch.arange(n_rows, device=index.device)
         rows = (first[:, None] + index).flatten()
-        terms = Terms(self.terms.statistics[rows], self.terms.base[rows])
-        return Copies(terms, self.log_weight.gather(1, index), self.base)
+        return Copies(self.terms.rows(rows), self.log_weight.gather(1, index), self.base)
 
 
 class Transformations(nn.Module):
@@ -105,9 +105,13 @@ class Transformations(nn.Module):
             return torch.log_softmax(torch.zeros_like(self.scale), 0)
         return torch.log_softmax(_SPEED * self.slow_logits.double(), 0)
 
-    def log_prior(self) -> Tensor:
-        """Return ``log pi_s + log|det W_s|``, in nats, (S,), float64."""
-        return self.log_pi() + self.index.shape[1] * self.scale.abs().log()
+    def log_prior(self, n_there: Tensor | None = None) -> Tensor:
+        """Return ``log pi_s + log|det W_s|``, in nats, (S,), float64.
+
+        For rows of which only so many features (n,) are there, (n, S): the determinant is of these.
+        """
+        n_scaled = self.index.shape[1] if n_there is None else n_there[:, None]
+        return self.log_pi() + n_scaled * self.scale.abs().log()
 
     def copies(self, x: Tensor) -> Tensor:
         """Return W_s x of every row and map, (n, d) -> (n * S, d), the copies of a row together."""
@@ -116,12 +120,15 @@ class Transformations(nn.Module):
             copies = copies * self.scale.to(x)[:, None] + self.offset.to(x)[:, None]
         return copies.flatten(0, 1)
 
-    def undone(self, copies: Tensor, numbers: Tensor) -> Tensor:
-        """Return W_s^-1 y for copies y (n, d), the map of each by its number (n,)."""
+    def undone(self, copies: Tensor, numbers: Tensor, *, spread: bool = False) -> Tensor:
+        """Return W_s^-1 y for copies y (n, d), the map of each by its number (n,).
+
+        Of a `spread`, standard deviations, what is undone is the size of the scale.
+        """
         numbers = numbers.to(self.index.device)
         if self.affine:
             offset, scale = (part.to(copies)[numbers, None] for part in (self.offset, self.scale))
-            copies = (copies - offset) / scale
+            copies = copies / scale.abs() if spread else (copies - offset) / scale
         return copies.gather(1, self.inverse_index[numbers])
 
     def drawn(self, n_draws: int, generator: torch.Generator) -> Tensor:
@@ -129,8 +136,8 @@ class Transformations(nn.Module):
         probabilities = self.log_pi().detach().exp().to(generator.device)
         return torch.multinomial(probabilities, n_draws, replacement=True, generator=generator)
 
-    def log_weight(self, base: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what copies owe to themselves alone, from their bases (n * S,).
+    def log_weight(self, base: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what copies of rows x owe to themselves alone, from their bases (n * S,).
 
         Returns
         -------
@@ -141,7 +148,9 @@ class Transformations(nn.Module):
         """
         base = base.unflatten(0, (-1, len(self)))
         largest = base.detach().amax(1)
-        return self.log_prior().to(base) + (base - largest[:, None]), largest
+        mask = gaps(x) if self.affine else None
+        log_prior = self.log_prior(None if mask is None else mask.sum(1))
+        return log_prior.to(base) + (base - largest[:, None]), largest
 
 
 def copied(maps: Transformations | None, likelihood: Likelihood, x: Tensor) -> Copies:
@@ -150,4 +159,4 @@ def copied(maps: Transformations | None, likelihood: Likelihood, x: Tensor) -> C
         terms = likelihood.terms(x)
         return Copies(terms, None, terms.base)
     terms = likelihood.terms(maps.copies(x))
-    return Copies(terms, *maps.log_weight(terms.base))
+    return Copies(terms, *maps.log_weight(terms.base, x))

@@ -1,13 +1,18 @@
 """Observation models p(x | z): the contract, and a file for each group of families."""
 
-from .categories import Bernoulli
-from .continuous import Gaussian
+from .categories import Bernoulli, Categorical
+from .continuous import ContinuousBernoulli, Gaussian
 from .contract import ExponentialFamily, Likelihood, Terms
-from .counts import Poisson
+from .counts import Multinomial, NegativeBinomial, Poisson
+from .mixed import Block, Mixed, Told
 
 FAMILIES: dict[str, type[ExponentialFamily]] = {
     "bernoulli": Bernoulli,
+    "categorical": Categorical,
+    "continuous_bernoulli": ContinuousBernoulli,
     "gaussian": Gaussian,
+    "multinomial": Multinomial,
+    "negative_binomial": NegativeBinomial,
     "poisson": Poisson,
 }
 """Likelihoods by the name that an estimator's `likelihood` gives them."""
@@ -15,9 +20,16 @@ FAMILIES: dict[str, type[ExponentialFamily]] = {
 __all__ = [
     "FAMILIES",
     "Bernoulli",
+    "Block",
+    "Categorical",
+    "ContinuousBernoulli",
     "ExponentialFamily",
     "Gaussian",
     "Likelihood",
+    "Mixed",
+    "Multinomial",
+    "NegativeBinomial",
     "Poisson",
     "Terms",
+    "Told",
 ]
