@@ -299,6 +299,28 @@ def test_predictive_is_that_of_draws_from_a_mixture(name, generator):
         torch.testing.assert_close(column.std(), std[0, i], rtol=0.08, atol=1e-9)
 
 
+def test_predictive_of_rows_is_at_their_own_exposures(name, generator):
+    """A loop over rows and points, each by mean and variance of so many units."""
+    likelihood, x = started(name, generator)
+    if not likelihood.rescales or not likelihood.averages:
+        pytest.skip("rows tell of no exposure")
+    o = normal_numbers(generator, 3, likelihood.n_outputs)
+    weights = torch.softmax(normal_numbers(generator, N, 3), 1)
+    mean, std = (each.detach() for each in likelihood.predictive(o, weights, x))
+    rate, variance = likelihood.mean(o), likelihood.variance(o).detach()
+    own = likelihood.rescaled(rate[:1].expand(N, -1), x)
+    for i, feature in product(range(N), range(likelihood.n_features)):
+        if feature in TOLD.get(name, []):
+            assert mean[i, feature] == x[i, feature]
+            assert std[i, feature] < 1e-12
+            continue
+        e = float(own[i, feature] / rate[0, feature])
+        w, mu, v = weights[i], e * rate[:, feature], e * variance[:, feature]
+        expected = (w * mu).sum()
+        close(mean[i, feature], expected)
+        close(std[i, feature], ((w * (v + mu**2)).sum() - expected**2).sqrt(), 1e-8)
+
+
 def test_float32_is_close(name, generator):
     likelihood, x = started(name, generator)
     o = normal_numbers(generator, M, likelihood.n_outputs)

@@ -134,10 +134,8 @@ class Counts(ExponentialFamily):
         mean, std = super().predictive(outputs, weights)
         if self.exposure is None or x is None:
             return mean, std
-        # draws of e units at a point have e times the variance; the points' spread, e^2 times
-        within, exposure = weights @ self.variance(outputs), self.exposures(x)
-        variance = exposure * within + exposure**2 * (std**2 - within).clamp(min=0)
-        return self.rescaled(mean, x), variance.sqrt()
+        within = weights @ self.variance(outputs)
+        return self.rescaled(mean, x), _std_of_units(within, std, self.exposures(x))
 
     def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         return self._with_exposure(self._drawn(outputs, generator), float(self.unit))
@@ -354,6 +352,15 @@ class Multinomial(ExponentialFamily):
     def rescaled(self, means: Tensor, x: Tensor) -> Tensor:
         return means * (row_sums(x)[:, None] / self.total.to(x))
 
+    def predictive(
+        self, outputs: Tensor, weights: Tensor, x: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        mean, std = super().predictive(outputs, weights)
+        if x is None:
+            return mean, std
+        within, times = weights @ self.variance(outputs), row_sums(x)[:, None] / self.total.to(x)
+        return self.rescaled(mean, x), _std_of_units(within, std, times)
+
     def mean(self, outputs: Tensor) -> Tensor:
         return self.total.to(outputs) * torch.softmax(self.natural(outputs), -1)
 
@@ -371,6 +378,12 @@ class Multinomial(ExponentialFamily):
             counts.append(torch.binomial(left, part, generator=generator))
             left = left - counts[-1]
         return torch.stack(counts, -1).to(outputs)
+
+
+def _std_of_units(within: Tensor, std: Tensor, exposure: Tensor) -> Tensor:
+    """The standard deviation of e units: e times the variance at a point, and e^2 that of means."""
+    between = (std**2 - within).clamp(min=0)
+    return (exposure * within + exposure**2 * between).sqrt()
 
 
 def _log_one_less_exp(eta: Tensor) -> Tensor:
