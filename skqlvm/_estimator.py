@@ -97,7 +97,8 @@ class LatentEstimator(
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            May be a memory map; only batches of it are read at a time. What is missing is NaN.
+            NaN is what is missing. May be a memory map, of which only batches are read at a time;
+            or sparse, where the likelihood takes sparse rows.
         y : ignored
         sample_weight : array-like of shape (n_samples,), optional
             How often each row counts, as if it came as often. Rows of weight 0 are left out.

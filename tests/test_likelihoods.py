@@ -312,6 +312,56 @@ def test_row_without_features_says_nothing_about_points(family, generator):
     assert terms.base[1] == 0
 
 
+def test_one_weight_for_all_normalizers_is_as_many_of_them(family, generator):
+    likelihood, x = started(family, generator)
+    weight = 3 * torch.rand(N, 1, dtype=torch.float64, generator=generator)
+    one = likelihood.terms(x)._replace(weight=weight)
+    each = one._replace(weight=weight.expand(N, likelihood.n_normalizers))
+    o, own = outputs(generator, M, D), outputs(generator, N, S, D)
+    weights = torch.rand(N, M, dtype=torch.float64, generator=generator)
+    close(likelihood.table(one, o), likelihood.table(each, o))
+    close(likelihood.paired(one, own), likelihood.paired(each, own))
+    o.requires_grad_()
+    found, expected = (
+        torch.autograd.grad(likelihood.expected(terms, o, weights).sum(), o)
+        for terms in (one, each)
+    )
+    close(found, expected)
+
+
+def test_sufficient_statistics_are_those_of_the_terms(family, generator):
+    likelihood, x = started(family, generator)
+    mask, gaps = holes(x, generator)
+    for rows, there in ((x, None), (gaps, None), (x, mask)):
+        terms = likelihood.terms(rows, there)
+        statistics, weight = likelihood.sufficient(rows, there)
+        assert torch.equal(statistics, terms.statistics)
+        assert (weight is None) == (terms.weight is None)
+        assert weight is None or torch.equal(weight, terms.weight)
+
+
+def test_what_is_nan_is_missing_without_a_mask(family, generator):
+    likelihood, x = started(family, generator)
+    mask, gaps = holes(x, generator)
+    for found, expected in zip(likelihood.terms(gaps), likelihood.terms(x, mask), strict=True):
+        assert torch.equal(found, expected)
+    likelihood.check(gaps)
+    likelihood.check(gaps.numpy())
+    likelihood.check(torch.full((2, D), nan))
+    family.build(D).start(gaps)
+
+
+def test_zeros_of_sparse_rows_say_nothing(family, generator):
+    likelihood, x = started(family, generator)
+    if likelihood.sparse:
+        zeros = torch.zeros(2, D, dtype=torch.float64)
+        assert not likelihood.statistics(zeros).any()
+        assert not likelihood.log_base(zeros).any()
+    features = torch.arange(D).repeat(N)
+    values = likelihood.log_base_at(x.flatten(), features) if likelihood.sparse else None
+    assert values is None or torch.equal(values, likelihood.log_base(x).flatten())
+
+
 # the contract: means, draws, and the rest
 
 
@@ -337,6 +387,27 @@ def test_draws_have_the_mean_and_the_support(family, generator):
     assert (draws.T.corrcoef() - torch.eye(D)).abs().max() < 0.04
     likelihood.check(draws)
     assert not likelihood.integral or torch.equal(draws, draws.round())
+
+
+def test_variance_is_that_of_the_distribution(family, generator):
+    likelihood, _ = started(family, generator)
+    o = outputs(generator, M, D)
+    expected = family.distribution(likelihood, likelihood.mean(o)).variance
+    close(likelihood.variance(o), expected)
+
+
+def test_predictions_are_those_of_the_mixture(family, generator):
+    """Mean and spread of draws of x from points by their weights."""
+    likelihood, _ = started(family, generator)
+    o = outputs(generator, M, D)
+    weights = torch.softmax(2 * outputs(generator, 2, M), 1)
+    mean, std = likelihood.predictive(o, weights)
+    assert mean.shape == std.shape == (2, D)
+    for row in range(2):
+        which = torch.multinomial(weights[row], 20_011, replacement=True, generator=generator)
+        draws = likelihood.sample(o[which], generator)
+        assert ((draws.mean(0) - mean[row]).abs() < 4.5 * std[row] / 20_011**0.5).all()
+        torch.testing.assert_close(draws.std(0), std[row], rtol=0.05, atol=0)
 
 
 def test_draws_follow_the_generator(family, generator):

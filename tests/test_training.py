@@ -365,6 +365,22 @@ def test_weights_count_rows_as_often():
     assert not torch.allclose(weighted.w, TARGETS[:3].mean(0), atol=0.01)
 
 
+def test_mean_over_batches_of_weighted_rows_is_that_of_all_rows():
+    """However the rows are split: a heavy row counts as much beside light ones as alone."""
+    weights, nats = torch.tensor([1.0, 5.0, 0.5, 2.0]), torch.tensor([3.0, -1.0, 2.0, 7.0])
+    point = Point()
+    for batch_size in (1, 2, 4):
+        state = training.train(
+            point,
+            lambda index: nats[index] + 0 * point.w.sum(),
+            4,
+            how(n_steps=4 // batch_size, batch_size=batch_size, steps_per_record=4 // batch_size),
+            seeded(),
+            weights=weights,
+        )
+        assert state.history["loss"][0] == pytest.approx(-float((weights * nats).sum() / 8.5))
+
+
 def dropped(stops):
     """Train under dropout, whose numbers come from torch's global generator, with pauses."""
     point, drop, state = Point(1.0), nn.Dropout(0.5), None
