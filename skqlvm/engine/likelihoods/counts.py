@@ -100,11 +100,14 @@ class Counts(ExponentialFamily):
         exposure = None if self.exposure is None else self.exposures(x)
         return self._with_exposure(self._log_base(self.statistics(x), exposure), 0.0)
 
+    def log_base_at(self, values: Tensor, features: Tensor) -> Tensor:
+        return self._log_base(values, None, features)
+
     def _total_log_base(self, x: Tensor) -> Tensor:
-        if x.layout != torch.sparse_csr:
+        if x.layout != torch.sparse_csr or self.exposure is None:
             return super()._total_log_base(x)
         rows = row_numbers(x)
-        exposure = None if self.exposure is None else self.exposures(x)[rows, 0]
+        exposure = self.exposures(x)[rows, 0]
         values = self._log_base(x.values(), exposure, x.col_indices())
         return values.new_zeros(len(x)).index_add_(0, rows, values)
 
