@@ -648,6 +648,19 @@ def test_continuous_bernoulli_is_smooth_where_a_mean_is_one_half(dtype, toleranc
         assert abs(float(likelihood.variance(eta)) - 1 / 12) <= tolerance + e**2
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-13)])
+def test_continuous_bernoulli_has_the_closed_forms_of_the_exponential(dtype, tolerance):
+    """log((exp(eta) - 1) / eta), its slope and its curvature, where these do not cancel."""
+    likelihood = likelihoods.ContinuousBernoulli(1)
+    eta = torch.cat([torch.linspace(-30, -0.4, 999), torch.linspace(0.4, 30, 999)]).double()
+    expected = (torch.expm1(eta) / eta).log()
+    close(likelihood.log_normalizer(eta.to(dtype)).double(), expected, tolerance)
+    mean = 1 + 1 / torch.expm1(eta) - 1 / eta
+    close(likelihood.mean(eta.to(dtype)).double(), mean, tolerance)
+    variance = 1 / eta**2 - 0.25 / torch.sinh(eta / 2) ** 2
+    close(likelihood.variance(eta.to(dtype)).double(), variance, 10 * tolerance)
+
+
 def test_continuous_bernoulli_has_mean_and_variance_by_derivatives():
     """On both sides of where the series ends, too."""
     likelihood = likelihoods.ContinuousBernoulli(1)
