@@ -299,6 +299,28 @@ def test_predictive_is_that_of_draws_from_a_mixture(name, generator):
         torch.testing.assert_close(column.std(), std[0, i], rtol=0.08, atol=1e-9)
 
 
+def test_predictive_of_rows_is_at_their_own_exposures(name, generator):
+    """A loop over rows and points, each by mean and variance of so many units."""
+    likelihood, x = started(name, generator)
+    if not likelihood.rescales or not likelihood.averages:
+        pytest.skip("rows tell of no exposure")
+    o = normal_numbers(generator, 3, likelihood.n_outputs)
+    weights = torch.softmax(normal_numbers(generator, N, 3), 1)
+    mean, std = (each.detach() for each in likelihood.predictive(o, weights, x))
+    rate, variance = likelihood.mean(o), likelihood.variance(o).detach()
+    own = likelihood.rescaled(rate[:1].expand(N, -1), x)
+    for i, feature in product(range(N), range(likelihood.n_features)):
+        if feature in TOLD.get(name, []):
+            assert mean[i, feature] == x[i, feature]
+            assert std[i, feature] < 1e-12
+            continue
+        e = float(own[i, feature] / rate[0, feature])
+        w, mu, v = weights[i], e * rate[:, feature], e * variance[:, feature]
+        expected = (w * mu).sum()
+        close(mean[i, feature], expected)
+        close(std[i, feature], ((w * (v + mu**2)).sum() - expected**2).sqrt(), 1e-8)
+
+
 def test_float32_is_close(name, generator):
     likelihood, x = started(name, generator)
     o = normal_numbers(generator, M, likelihood.n_outputs)
@@ -624,6 +646,19 @@ def test_continuous_bernoulli_is_smooth_where_a_mean_is_one_half(dtype, toleranc
         assert abs(float(curvature) - 1 / 12) <= tolerance + e**2
         assert abs(float(likelihood.mean(eta)) - (0.5 + e / 12)) <= tolerance + abs(e) ** 3
         assert abs(float(likelihood.variance(eta)) - 1 / 12) <= tolerance + e**2
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-13)])
+def test_continuous_bernoulli_has_the_closed_forms_of_the_exponential(dtype, tolerance):
+    """log((exp(eta) - 1) / eta), its slope and its curvature, where these do not cancel."""
+    likelihood = likelihoods.ContinuousBernoulli(1)
+    eta = torch.cat([torch.linspace(-30, -0.4, 999), torch.linspace(0.4, 30, 999)]).double()
+    expected = (torch.expm1(eta) / eta).log()
+    close(likelihood.log_normalizer(eta.to(dtype)).double(), expected, tolerance)
+    mean = 1 + 1 / torch.expm1(eta) - 1 / eta
+    close(likelihood.mean(eta.to(dtype)).double(), mean, tolerance)
+    variance = 1 / eta**2 - 0.25 / torch.sinh(eta / 2) ** 2
+    close(likelihood.variance(eta.to(dtype)).double(), variance, 10 * tolerance)
 
 
 def test_continuous_bernoulli_has_mean_and_variance_by_derivatives():

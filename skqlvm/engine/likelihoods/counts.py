@@ -100,11 +100,14 @@ class Counts(ExponentialFamily):
         exposure = None if self.exposure is None else self.exposures(x)
         return self._with_exposure(self._log_base(self.statistics(x), exposure), 0.0)
 
+    def log_base_at(self, values: Tensor, features: Tensor) -> Tensor:
+        return self._log_base(values, None, features)
+
     def _total_log_base(self, x: Tensor) -> Tensor:
-        if x.layout != torch.sparse_csr:
+        if x.layout != torch.sparse_csr or self.exposure is None:
             return super()._total_log_base(x)
         rows = row_numbers(x)
-        exposure = None if self.exposure is None else self.exposures(x)[rows, 0]
+        exposure = self.exposures(x)[rows, 0]
         values = self._log_base(x.values(), exposure, x.col_indices())
         return values.new_zeros(len(x)).index_add_(0, rows, values)
 
@@ -134,10 +137,8 @@ class Counts(ExponentialFamily):
         mean, std = super().predictive(outputs, weights)
         if self.exposure is None or x is None:
             return mean, std
-        # draws of e units at a point have e times the variance; the points' spread, e^2 times
-        within, exposure = weights @ self.variance(outputs), self.exposures(x)
-        variance = exposure * within + exposure**2 * (std**2 - within).clamp(min=0)
-        return self.rescaled(mean, x), variance.sqrt()
+        within = weights @ self.variance(outputs)
+        return self.rescaled(mean, x), _std_of_units(within, std, self.exposures(x))
 
     def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         return self._with_exposure(self._drawn(outputs, generator), float(self.unit))
@@ -354,6 +355,15 @@ class Multinomial(ExponentialFamily):
     def rescaled(self, means: Tensor, x: Tensor) -> Tensor:
         return means * (row_sums(x)[:, None] / self.total.to(x))
 
+    def predictive(
+        self, outputs: Tensor, weights: Tensor, x: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        mean, std = super().predictive(outputs, weights)
+        if x is None:
+            return mean, std
+        within, times = weights @ self.variance(outputs), row_sums(x)[:, None] / self.total.to(x)
+        return self.rescaled(mean, x), _std_of_units(within, std, times)
+
     def mean(self, outputs: Tensor) -> Tensor:
         return self.total.to(outputs) * torch.softmax(self.natural(outputs), -1)
 
@@ -371,6 +381,12 @@ class Multinomial(ExponentialFamily):
             counts.append(torch.binomial(left, part, generator=generator))
             left = left - counts[-1]
         return torch.stack(counts, -1).to(outputs)
+
+
+def _std_of_units(within: Tensor, std: Tensor, exposure: Tensor) -> Tensor:
+    """The standard deviation of e units: e times the variance at a point, and e^2 that of means."""
+    between = (std**2 - within).clamp(min=0)
+    return (exposure * within + exposure**2 * between).sqrt()
 
 
 def _log_one_less_exp(eta: Tensor) -> Tensor:
