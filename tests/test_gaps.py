@@ -397,7 +397,7 @@ def test_imputed_numbers_are_nearer_than_means():
     model = QLVMEmbedding(1, n_points=55, n_points_eval=233, max_iter=100, random_state=0).fit(gaps)
     filled, std = model.impute(gaps, return_std=True)
     error, alone = (filled - X)[missing], (np.nanmean(gaps, 0) - X)[missing]
-    assert np.mean(error**2) < 0.5 * np.mean(alone**2)
+    assert np.mean(error**2) < 0.6 * np.mean(alone**2)
     assert 0.85 < np.mean(abs(error) < 2 * std[missing]) <= 1
 
 
