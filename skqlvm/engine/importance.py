@@ -10,7 +10,6 @@ many draws come from which is fixed, and each weighs the inverse of the mixture'
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ from .conditions import by_group
 from .models import EncoderModel
 from .priors import Prior
 from .proposals import FullNormal, Proposal, Wrapped
+from .rows import chosen
 
 N_PEAKS = 3
 """Peaks of a posterior that are drawn from, where a lattice can show them."""
@@ -209,11 +209,12 @@ def _climbed(model: EncoderModel, x: Tensor, z: Tensor, scale: _Scale) -> laplac
     return laplace.climb(log_density, z, n_steps=_N_STEPS, widest=scale.widest, reach=scale.reach)
 
 
-def _log_joint(model: EncoderModel, x: Tensor) -> Callable[[Tensor], Tensor]:
-    terms, group = model.likelihood.terms(x), model.groups(x)
+def _log_joint(model: EncoderModel, x: Tensor) -> laplace.LogDensity:
+    group = model.groups(x)
 
-    def log_joint(z: Tensor) -> Tensor:
-        outputs = model.outputs(z[:, None], group).to(z)
+    def log_joint(z: Tensor, rows: Tensor) -> Tensor:
+        outputs = model.outputs(z[:, None], None if group is None else group[rows]).to(z)
+        terms = model.likelihood.terms(chosen(x, rows))
         return model.likelihood.paired(terms, outputs)[:, 0] + model.prior.log_prob(z)
 
     return log_joint

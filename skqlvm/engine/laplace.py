@@ -52,8 +52,12 @@ class Peaks(NamedTuple):
         return Peaks(torch.cat([part.height for part in parts]), FullNormal(loc, scale_tril))
 
 
+LogDensity = Callable[[Tensor, Tensor], Tensor]
+"""Maps points (n, k) and the numbers (n,) of the functions that they are points of to (n,)."""
+
+
 def climb(
-    log_density: Callable[[Tensor], Tensor],
+    log_density: LogDensity,
     z: Tensor,
     *,
     n_steps: int,
@@ -68,8 +72,8 @@ def climb(
     Parameters
     ----------
     log_density : callable
-        Maps points (n, k) to (n,), each row by itself; twice differentiable, though second
-        derivatives may be zero.
+        Maps some points and their numbers, from 0 to n - 1, to values, each by itself; twice
+        differentiable, though second derivatives may be zero.
     z : Tensor of shape (n, k)
         Where to start.
     n_steps : int
@@ -82,13 +86,14 @@ def climb(
         height, gradient, precision = _quadratic(log_density, z, widest)
         step = torch.linalg.solve(precision, gradient[:, :, None])[:, :, 0].to(z)
         step = step * (reach / step.abs().amax(1, keepdim=True).clamp(min=reach))
-        start = z
+        left, z = torch.arange(len(z), device=z.device), z.clone()
         for fraction in _FRACTIONS:
-            tried = start + fraction * step
-            found = log_density(tried)
-            higher = found > height
-            height = torch.where(higher, found, height)
-            z = torch.where(higher[:, None], tried, z)
+            tried = z[left] + fraction * step[left]
+            higher = log_density(tried, left) > height[left]
+            z[left[higher]] = tried[higher]
+            left = left[~higher]
+            if not len(left):
+                break
     height, _, precision = _quadratic(log_density, z, widest)
     scale_tril = torch.linalg.cholesky(torch.linalg.inv(precision))
     return Peaks(height, FullNormal(z, scale_tril.to(z)))
@@ -128,13 +133,11 @@ def starts(
     return torch.stack(chosen, 1), torch.stack(found, 1)
 
 
-def _quadratic(
-    log_density: Callable[[Tensor], Tensor], z: Tensor, widest: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _quadratic(log_density: LogDensity, z: Tensor, widest: float) -> tuple[Tensor, Tensor, Tensor]:
     """Value, gradient and minus the second derivatives, made positive; the last two in float64."""
     with torch.enable_grad():
         z = z.detach().requires_grad_()
-        value = log_density(z)
+        value = log_density(z, torch.arange(len(z), device=z.device))
         gradient = _derivative(value, z)
         rows = [_derivative(column, z) for column in gradient.unbind(1)]
     hessian = torch.stack(rows, 1).detach().double()

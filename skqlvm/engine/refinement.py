@@ -59,7 +59,10 @@ INFLATION = (2.0, 1.4, 1.4)
 """How much wider a local lattice is than the curvature of a posterior says, in one to three
 dimensions."""
 
-_N_STEPS, _REACH, _WIDEST = 3, 0.05, 0.08
+_N_LOCAL = (32, 64, 128)
+"""Points of a local lattice in one to three dimensions."""
+
+_N_STEPS, _REACH, _WIDEST = 2, 0.05, 0.08
 """Steps of Newton's method, the longest of them and the widest local normal, both in turns."""
 
 _ROWS_AT_ONCE, _LOCAL_BYTES = 512, 2**24
@@ -245,7 +248,7 @@ def local_noise(points: Tensor) -> Tensor:
     """Return the normal points of local lattices, (N, k), shifted as the lattice is, (m, k)."""
     k = points.shape[1]
     offset = points.new_tensor(_OFFSET[:k], dtype=torch.float64) + points[0]
-    u = lattices.shifted(lattices.lattice(k, 2 ** (4 + k)).to(points.device), offset)
+    u = lattices.shifted(lattices.lattice(k, _N_LOCAL[k - 1]).to(points.device), offset)
     return torch.special.ndtri(u.clamp(1e-9, 1 - 1e-9))
 
 
@@ -330,7 +333,11 @@ def _climbed(
     log_density: Callable[[Tensor, Tensor], Tensor], z: Tensor, numbers: Tensor
 ) -> laplace.Peaks:
     return laplace.climb(
-        lambda z: log_density(z, numbers), z, n_steps=_N_STEPS, widest=_WIDEST, reach=_REACH
+        lambda z, some: log_density(z, numbers[some]),
+        z,
+        n_steps=_N_STEPS,
+        widest=_WIDEST,
+        reach=_REACH,
     )
 
 
