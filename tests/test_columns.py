@@ -382,6 +382,7 @@ def test_rows_that_come_back_are_like_those_given(build):
     for values in (model.inverse_transform(Z), model.reconstruct(frame), model.sample(N)):
         assert isinstance(values, np.ndarray)
         assert values.shape == frame.shape
+        assert (values[:, 3:5] == values[:, 3:5].round()).all()  # levels, not means of codes
         again = model.to_frame(values)
         assert list(again.columns) == list(frame.columns)
         assert set(again["size"].cat.categories) == {"small", "medium", "large"}

@@ -740,6 +740,24 @@ def test_mixed_learns_a_number_a_column(generator):
     close(dispersion[[2, 6]], likelihood.families[2].dispersion().detach())
 
 
+def test_mixed_predicts_what_its_blocks_do_at_the_exposures_of_rows(generator):
+    likelihood, x = started("mixed", generator)
+    o = normal_numbers(generator, M, likelihood.n_outputs)
+    weights = torch.softmax(normal_numbers(generator, N, M), 1)
+    found, means = likelihood.predictive(o, weights, x), likelihood.mean(o[:1]).expand(N, -1)
+    parts = o.split([family.n_outputs for family in likelihood.families], 1)
+    for family, columns, part in zip(likelihood.families, likelihood.columns, parts, strict=True):
+        for each, expected in zip(
+            found, family.predictive(part, weights, x[:, columns]), strict=True
+        ):
+            close(each[:, columns], expected)
+        close(
+            likelihood.rescaled(means, x)[:, columns],
+            family.rescaled(means[:, columns], x[:, columns]),
+        )
+    assert not torch.equal(found[0], likelihood.predictive(o, weights)[0])
+
+
 def test_mixed_of_one_block_is_that_block(generator):
     x = 3 * normal_numbers(generator, N, 3)
     alone, block = likelihoods.Gaussian(3), Mixed([Block((2, 0, 1), likelihoods.Gaussian(3))])
