@@ -7,7 +7,16 @@ from scipy.sparse import coo_array, csc_matrix, csr_array, csr_matrix
 
 from skqlvm import IWAEEmbedding, QLVMEmbedding, VAEEmbedding
 from skqlvm._rows import Chunks, Rows, as_tensor
-from skqlvm.engine import atlas, lattices, likelihoods, networks, priors, quadrature, rows
+from skqlvm.engine import (
+    atlas,
+    lattices,
+    likelihoods,
+    networks,
+    priors,
+    quadrature,
+    refinement,
+    rows,
+)
 from skqlvm.engine.models import Model
 
 N, D = 61, 13
@@ -116,12 +125,12 @@ def test_atlas_says_the_same_of_sparse_rows(name, factored, generator):
     dense, sparse = tensors(name)
     model = model_of(name, dense, generator)
     [chart] = quadrature.charts(model, lattices.lattice(2, 89), factored=factored)
-    assert (chart.directions is not None) == factored
-    likelihood, index = model.likelihood, torch.randint(89, (N, 5), generator=generator)
+    # outputs of a negative binomial are no natural parameters, which span few directions
+    assert (chart.directions is not None) == (factored and name != "negative_binomial")
+    likelihood = model.likelihood
     close(chart.table(likelihood, sparse), chart.table(likelihood, dense), 1e-10)
-    close(chart.paired(likelihood, sparse, index), chart.paired(likelihood, dense, index), 1e-10)
     found, expected = (
-        quadrature.refined_log_marginal(model, chart, rows.split(x, 17)) for x in (sparse, dense)
+        refinement.refined_log_marginal(model, chart, rows.split(x, 17)) for x in (sparse, dense)
     )
     close(found, expected, 1e-10)
 
@@ -142,7 +151,7 @@ def test_directions_of_many_outputs_are_exact(hidden, monkeypatch, generator):
     lonely[[17, 300]] = True
     plain = model.outputs
 
-    def outputs(z):
+    def outputs(z, group=None):
         away = (z[:, None] == points[lonely]).all(2)
         return plain(z) + away.float() @ torch.randn(
             2, 301, generator=torch.Generator().manual_seed(1)
@@ -159,9 +168,6 @@ def test_directions_of_many_outputs_are_exact(hidden, monkeypatch, generator):
     torch.testing.assert_close(squares, torch.eye(len(squares)), rtol=0, atol=1e-6)
     exact = atlas.chart(likelihood, outputs(points), points, points.new_zeros(610))
     torch.testing.assert_close(chart.bias, exact.bias)
-    moved = lattices.shifted(points, torch.full((2,), 0.001, dtype=torch.float64))
-    [along] = quadrature.charts(model, moved, basis=chart)
-    assert torch.equal(along.directions[: hidden[-1]], chart.directions[: hidden[-1]])
 
 
 @torch.no_grad()
@@ -171,7 +177,7 @@ def test_many_outputs_without_few_directions_are_kept_whole(monkeypatch, generat
     model = Model(
         1, priors.UniformTorus(), networks.MLPDecoder(1, 31, (4,), 2), likelihoods.Poisson(31)
     )
-    monkeypatch.setattr(model, "outputs", lambda z: noise[(89 * z[:, 0]).round().long()])
+    monkeypatch.setattr(model, "outputs", lambda z, _: noise[(89 * z[:, 0]).round().long()])
     [chart] = quadrature.charts(model, lattices.lattice(1, 89), factored=True)
     assert chart.directions is None
     assert torch.equal(chart.coordinates, noise)

@@ -42,6 +42,15 @@ def product(statistics: Tensor, eta: Tensor) -> Tensor:
     return statistics.to(eta) @ eta.T
 
 
+def paired_product(statistics: Tensor, eta: Tensor) -> Tensor:
+    """Return the products of dense or sparse rows (n, d) and their own eta (n, s, d), (n, s)."""
+    if statistics.layout != torch.sparse_csr:
+        return torch.einsum("nd,nsd->ns", statistics.to(eta), eta)
+    row, values = row_numbers(statistics), statistics.values().to(eta)
+    their = eta[row, :, statistics.col_indices()] * values[:, None]
+    return eta.new_zeros(eta.shape[:2]).index_add(0, row, their)
+
+
 def entries(x: Tensor) -> Tensor:
     """Return the numbers that dense or sparse rows are made of, for their dtype and device."""
     return x.values() if x.layout == torch.sparse_csr else x

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..precision import full_precision
-from ..rows import as_type, chosen, gaps, product, weighed
+from ..rows import as_type, chosen, gaps, paired_product, product, weighed
 
 ROUNDING = 1e-6
 """Distance outside a support that is forgiven: rescaled data may come to 1.0000000000000002."""
@@ -374,10 +374,7 @@ class ExponentialFamily(Likelihood):
 
     def paired(self, terms: Terms, outputs: Tensor) -> Tensor:
         eta = self.natural(outputs)
-        statistics = terms.statistics
-        if statistics.layout == torch.sparse_csr:
-            statistics = statistics.to_dense()  # eta has a row as wide for each draw
-        products = torch.einsum("nd,nsd->ns", statistics.to(eta), eta)
+        products = paired_product(terms.statistics, eta)
         normalizer = self.log_normalizer(eta)
         if terms.weight is not None:
             normalizer = normalizer * terms.weight.to(eta)[:, None]
