@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sklearn.cluster import KMeans
 
 from ._columns import is_frame, is_number
@@ -60,7 +61,7 @@ def numbers(condition_columns, columns):
     return sorted(found)
 
 
-def learn(condition_columns, X, columns):
+def learn(condition_columns, X, columns, weight=None):
     """Return what decoders are told of rows by the columns that are named; None without such.
 
     A column of categories or flags, or of at most 16 different numbers, has levels.
@@ -70,20 +71,26 @@ def learn(condition_columns, X, columns):
     condition_columns : None, str, int, or list of these
     X : ndarray of shape (n_samples, n_features)
     columns : _columns.Columns
+    weight : ndarray of shape (n_samples,), optional
+        How often each row counts.
     """
     told = numbers(condition_columns, columns)
     if not told:
         return None
     values = _values_of(X, told, columns)
     levels = [_levels(values[:, i], columns, number) for i, number in enumerate(told)]
-    loc = values.mean(0)
-    scale = np.where(values.std(0) > 0, values.std(0), 1.0)
-    distinct, counts = np.unique(values, axis=0, return_counts=True)
+    weight = np.ones(len(values)) if weight is None else weight
+    loc = np.average(values, axis=0, weights=weight)
+    scale = np.sqrt(np.average((values - loc) ** 2, axis=0, weights=weight))
+    scale = np.where(scale > 0, scale, 1.0)
+    distinct, group = np.unique(values, axis=0, return_inverse=True)
     parts = [told, levels, torch.from_numpy(loc), torch.from_numpy(scale)]
     if len(distinct) > _MOST_EXACT:
-        distinct, counts = _clustered(Conditions(*parts, *_tensors(values[:1], [1])), values)
-    conditions = Conditions(*parts, *_tensors(distinct, counts / counts.sum()))
-    conditions.error = _error(conditions, values)
+        one = Conditions(*parts, *_tensors(values[:1], [1]))
+        distinct, group = _clustered(one, values, weight)
+    shares = np.bincount(group.ravel(), weight) / weight.sum()
+    conditions = Conditions(*parts, *_tensors(distinct, shares))
+    conditions.error = _error(conditions, values, weight)
     return conditions
 
 
@@ -156,7 +163,8 @@ def _listed(condition_columns):
 
 def _values_of(X, told, columns):
     """Conditions of rows, (n, n_conditions) in float64; raises where one is missing."""
-    values = np.asarray(X[:, told], dtype=np.float64)
+    values = X[:, told]
+    values = np.asarray(values.toarray() if issparse(values) else values, dtype=np.float64)
     missing = np.isnan(values).any(0)
     if missing.any():
         name = columns.name(told[int(missing.argmax())])
@@ -175,20 +183,21 @@ def _levels(values, columns, number):
     return None if len(found) > _MOST_LEVELS else torch.from_numpy(found)
 
 
-def _clustered(conditions, values):
-    """Conditions in the middle of groups of near ones, and the number of rows of each group."""
+def _clustered(conditions, values, weight):
+    """Conditions in the middle of groups of near ones, and which group each row is in."""
     placed = conditions.placed(torch.from_numpy(values)).numpy()
     some = np.random.default_rng(0).permutation(len(values))[:_MOST_CLUSTERED]
     n_groups = min(_MOST_EXACT, _N_GROUPS * _n_combinations(conditions, values))
-    labels = KMeans(n_groups, n_init=1, random_state=0).fit(placed[some]).predict(placed)
-    used = np.unique(labels)
-    middles = []
-    for label in used:
-        rows = values[labels == label]
-        nearest = ((rows - rows.mean(0)) ** 2 / conditions.scale.numpy() ** 2).sum(1).argmin()
-        real = [levels is None for levels in conditions.levels]
-        middles.append(np.where(real, rows.mean(0), rows[nearest]))
-    return np.array(middles), np.array([(labels == label).sum() for label in used])
+    clusters = KMeans(n_groups, n_init=1, random_state=0)
+    clusters.fit(placed[some], sample_weight=weight[some])
+    used, group = np.unique(clusters.predict(placed), return_inverse=True)
+    real, middles = [levels is None for levels in conditions.levels], []
+    for number in range(len(used)):
+        rows = values[group == number]
+        middle = np.average(rows, axis=0, weights=weight[group == number])
+        nearest = ((rows - middle) ** 2 / conditions.scale.numpy() ** 2).sum(1).argmin()
+        middles.append(np.where(real, middle, rows[nearest]))
+    return np.array(middles), group
 
 
 def _n_combinations(conditions, values):
@@ -197,11 +206,12 @@ def _n_combinations(conditions, values):
     return len(np.unique(values[:, levels], axis=0)) if any(levels) else 1
 
 
-def _error(conditions, values):
+def _error(conditions, values, weight):
     real = [levels is None for levels in conditions.levels]
     groups = conditions.groups_of(torch.from_numpy(values)).numpy()
     away = (values - conditions.values.numpy()[groups]) / conditions.scale.numpy()
-    return float(np.sqrt((away[:, real] ** 2).sum(1).mean())) if any(real) else 0.0
+    squares = (away[:, real] ** 2).sum(1)
+    return float(np.sqrt(np.average(squares, weights=weight)))
 
 
 def _tensors(values, shares):

@@ -204,3 +204,22 @@ def test_numbers_of_few_values_and_categories_have_levels_others_none():
     encoded = few.encoded(torch.from_numpy(X[:, :1]))
     assert torch.equal(encoded.argmax(1), torch.from_numpy(X[:, 0]).long())
     assert torch.equal(few.groups(torch.from_numpy(X)), torch.from_numpy(X[:, 0]).long())
+
+
+@pytest.mark.parametrize("n_values", [3, 200])
+def test_weights_count_rows_of_conditions_as_often(n_values):
+    rng = np.random.default_rng(0)
+    X = np.column_stack([rng.integers(0, n_values, 90), rng.normal(size=90)]).astype(float)
+    weight, columns = rng.integers(1, 4, 90), Columns.of(X, categories=True)
+    repeated = np.repeat(X, weight, axis=0)
+    found = _conditions.learn([0], X, columns, weight.astype(float))
+    expected = _conditions.learn([0], repeated, columns)
+    torch.testing.assert_close(found.loc, expected.loc)
+    torch.testing.assert_close(found.scale, expected.scale)
+    if n_values == 3:
+        torch.testing.assert_close(found.shares, expected.shares)
+    group = found.groups(torch.from_numpy(repeated)).numpy()
+    np.testing.assert_allclose(found.shares, np.bincount(group) / len(repeated))
+    away = (repeated[:, :1] - found.values.numpy()[group]) / found.scale.numpy()
+    if n_values > 3:
+        assert found.error == pytest.approx(np.sqrt((away**2).mean()))
