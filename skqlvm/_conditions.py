@@ -60,7 +60,7 @@ def numbers(condition_columns, columns):
     return sorted(found)
 
 
-def learn(condition_columns, X, columns):
+def learn(condition_columns, X, columns, weight=None):
     """Return what decoders are told of rows by the columns that are named; None without such.
 
     A column of categories or flags, or of at most 16 different numbers, has levels.
@@ -70,18 +70,23 @@ def learn(condition_columns, X, columns):
     condition_columns : None, str, int, or list of these
     X : ndarray of shape (n_samples, n_features)
     columns : _columns.Columns
+    weight : ndarray of shape (n_samples,), optional
+        How often each row counts.
     """
     told = numbers(condition_columns, columns)
     if not told:
         return None
     values = _values_of(X, told, columns)
     levels = [_levels(values[:, i], columns, number) for i, number in enumerate(told)]
-    loc = values.mean(0)
-    scale = np.where(values.std(0) > 0, values.std(0), 1.0)
-    distinct, counts = np.unique(values, axis=0, return_counts=True)
+    weight = np.ones(len(values)) if weight is None else weight
+    loc = np.average(values, axis=0, weights=weight)
+    std = np.sqrt(np.average((values - loc) ** 2, axis=0, weights=weight))
+    scale = np.where(np.ptp(values, axis=0) > 0, std, 1.0)
+    distinct, group = np.unique(values, axis=0, return_inverse=True)
+    if len(distinct) > _MOST_EXACT and any(each is None for each in levels):
+        distinct, group = _clustered(values, [each is None for each in levels], scale)
+    counts = np.bincount(group.ravel(), weights=weight)
     parts = [told, levels, torch.from_numpy(loc), torch.from_numpy(scale)]
-    if len(distinct) > _MOST_EXACT:
-        distinct, counts = _clustered(Conditions(*parts, *_tensors(values[:1], [1])), values)
     conditions = Conditions(*parts, *_tensors(distinct, counts / counts.sum()))
     conditions.error = _error(conditions, values)
     return conditions
@@ -175,26 +180,34 @@ def _levels(values, columns, number):
     return None if len(found) > _MOST_LEVELS else torch.from_numpy(found)
 
 
-def _clustered(conditions, values):
-    """Conditions in the middle of groups of near ones, and the number of rows of each group."""
-    placed = conditions.placed(torch.from_numpy(values)).numpy()
+def _clustered(values, real, scale):
+    """Conditions in the middle of groups of near ones, and the number of each row's group.
+
+    Rows of a group have the same levels: each combination of these has groups of its own.
+    """
+    real = np.array(real)
+    combinations, owner = np.unique(values[:, ~real], axis=0, return_inverse=True)
+    n_each = max(1, min(_N_GROUPS, _MOST_EXACT // len(combinations)))
+    middles, group = [], np.zeros(len(values), dtype=int)
+    for number in range(len(combinations)):
+        rows = (owner.ravel() == number).nonzero()[0]
+        near = _near(values[np.ix_(rows, real)] / scale[real], n_each)
+        used, near = np.unique(near, return_inverse=True)
+        group[rows] = len(middles) + near
+        for label in range(len(used)):
+            own = values[rows[near == label]]
+            middles.append(np.where(real, own.mean(0), own[0]))
+    return np.array(middles), group
+
+
+def _near(values, n_groups):
+    """Groups of values (n, n_columns) that are near each other, at most so many, (n,)."""
+    distinct, number = np.unique(values, axis=0, return_inverse=True)
+    if len(distinct) <= n_groups:
+        return number.ravel()
     some = np.random.default_rng(0).permutation(len(values))[:_MOST_CLUSTERED]
-    n_groups = min(_MOST_EXACT, _N_GROUPS * _n_combinations(conditions, values))
-    labels = KMeans(n_groups, n_init=1, random_state=0).fit(placed[some]).predict(placed)
-    used = np.unique(labels)
-    middles = []
-    for label in used:
-        rows = values[labels == label]
-        nearest = ((rows - rows.mean(0)) ** 2 / conditions.scale.numpy() ** 2).sum(1).argmin()
-        real = [levels is None for levels in conditions.levels]
-        middles.append(np.where(real, rows.mean(0), rows[nearest]))
-    return np.array(middles), np.array([(labels == label).sum() for label in used])
-
-
-def _n_combinations(conditions, values):
-    """Number of different combinations of levels."""
-    levels = [levels is not None for levels in conditions.levels]
-    return len(np.unique(values[:, levels], axis=0)) if any(levels) else 1
+    n_groups = min(n_groups, len(np.unique(values[some], axis=0)))
+    return KMeans(n_groups, n_init=1, random_state=0).fit(values[some]).predict(values)
 
 
 def _error(conditions, values):

@@ -130,6 +130,20 @@ def test_rows_of_many_conditions_share_the_lattice_of_near_ones(X):
     assert len(model.transform(X)) == len(X)
 
 
+def test_rows_of_a_group_have_the_same_levels_however_many_there_are():
+    rng = np.random.default_rng(0)
+    X = np.column_stack([rng.permutation(500) % 100, rng.normal(size=500), np.zeros(500)])
+    frame = pd.DataFrame({"a": X[:, 2], "b": X[:, 1], "c": X[:, 0].astype(str)})
+    columns = Columns.of(frame, categories=True)
+    coded = columns.coded(frame).to_numpy(dtype=float)
+    for told, n_groups in (([2], 100), ([1, 2], 100)):
+        conditions = _conditions.learn(told, coded, columns)
+        groups = conditions.groups(torch.from_numpy(coded))
+        assert len(conditions) == n_groups
+        np.testing.assert_array_equal(conditions.values[groups, -1], coded[:, 2])
+        np.testing.assert_allclose(conditions.shares, 1 / n_groups)
+
+
 def test_names_work_in_pipelines_and_searches(X):
     frame = pd.DataFrame({"a": X[:, 0], "b": X[:, 2]})
     frame["day"] = pd.Categorical(np.array(["mon", "sun", "tue"])[((X[:, 1] - 5) / 2).astype(int)])
