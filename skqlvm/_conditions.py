@@ -70,7 +70,7 @@ def learn(condition_columns, X, columns, weight=None):
     condition_columns : None, str, int, or list of these
     X : ndarray of shape (n_samples, n_features)
     columns : _columns.Columns
-    weight : ndarray of shape (n_samples,), optional
+    weight : Tensor of shape (n_samples,), optional
         How often each row counts.
     """
     told = numbers(condition_columns, columns)
@@ -78,7 +78,7 @@ def learn(condition_columns, X, columns, weight=None):
         return None
     values = _values_of(X, told, columns)
     levels = [_levels(values[:, i], columns, number) for i, number in enumerate(told)]
-    weight = np.ones(len(values)) if weight is None else weight
+    weight = np.ones(len(values)) if weight is None else weight.numpy()
     loc = np.average(values, axis=0, weights=weight)
     std = np.sqrt(np.average((values - loc) ** 2, axis=0, weights=weight))
     scale = np.where(np.ptp(values, axis=0) > 0, std, 1.0)

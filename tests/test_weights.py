@@ -179,3 +179,17 @@ def test_weights_are_routed_through_pipelines_and_searches(X, weight):
     np.testing.assert_array_equal(embedding, alone.transform(scaled))
     search = GridSearchCV(model, {"n_points": [21, 34]}, cv=2).fit(X, sample_weight=weight)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+
+def test_conditions_come_as_often_as_their_rows_count(X):
+    X = np.column_stack([X, np.arange(len(X)) % 2])
+    model = QLVMEmbedding(
+        n_points=13,
+        n_points_eval=21,
+        max_iter=1,
+        random_state=0,
+        condition_columns=[X.shape[1] - 1],
+    )
+    model.fit(X, sample_weight=np.where(X[:, -1] == 1, 9.0, 1.0))
+    np.testing.assert_allclose(model._model.conditions.shares, [0.1, 0.9], atol=0.01)
+    assert model.sample(1000, random_state=0)[:, -1].mean() == pytest.approx(0.9, abs=0.05)
