@@ -278,3 +278,15 @@ def test_sparse_rows_may_be_zeros_alone(name):
     np.testing.assert_allclose(
         model.score_samples(csr_array((2, 3))), model.score_samples(np.zeros((2, 3))), atol=1e-6
     )
+
+
+@pytest.mark.parametrize("n_components", [2, 5])
+def test_importance_samples_of_sparse_rows_are_those_of_dense_ones(n_components, name):
+    X = counts(name)[:20]
+    model = VAEEmbedding(n_components, likelihood=name, **TINY).fit(X)
+    for method in ("importance", "encoder", "elbo"):
+        dense = model.score_samples(X, method=method, n_importance_samples=50, return_std=True)
+        sparse = model.score_samples(
+            csr_array(X), method=method, n_importance_samples=50, return_std=True
+        )
+        np.testing.assert_allclose(sparse, dense, atol=1e-6)

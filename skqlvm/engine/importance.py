@@ -21,7 +21,7 @@ from .conditions import by_group
 from .models import EncoderModel
 from .priors import Prior
 from .proposals import FullNormal, Proposal, Wrapped
-from .rows import chosen
+from .rows import chosen, entries
 
 N_PEAKS = 3
 """Peaks of a posterior that are drawn from, where a lattice can show them."""
@@ -115,7 +115,7 @@ def estimate(
     proposals, state, results = mixture(model, x, n_draws), generator.get_state(), []
     for rows in torch.arange(len(x), device=x.device).split(n_at_once):
         generator.set_state(state)
-        log_w, base = _log_weights(model, proposals.chosen(rows), x[rows], generator)
+        log_w, base = _log_weights(model, proposals.chosen(rows), chosen(x, rows), generator)
         nats = objectives.log_mean_exp(log_w) + base
         results.append(torch.stack([nats, objectives.standard_error(log_w)], 1))
     return torch.cat(results)
@@ -176,7 +176,7 @@ def _peaks(model: EncoderModel, x: Tensor, encoder: Proposal) -> list[Proposal]:
     rows = torch.arange(len(x), device=x.device).repeat_interleave(n_starts)
     size = max(1, model.n_decoded // 8)
     pairs = zip(starts.flatten(0, 1).split(size), rows.split(size), strict=True)
-    found = laplace.Peaks.joined([_climbed(model, x[i], z, scale) for z, i in pairs])
+    found = laplace.Peaks.joined([_climbed(model, chosen(x, i), z, scale) for z, i in pairs])
     mass = torch.nan_to_num(found.log_mass(), float("-inf")).view(-1, n_starts)
     first = torch.arange(len(x), device=x.device) * n_starts
     normals: list[Proposal] = []
@@ -197,7 +197,7 @@ _NEGLIGIBLE = 5.0
 def _surveyed(model: EncoderModel, x: Tensor, scale: _Scale) -> Tensor:
     """The best points of a lattice over the prior, apart from each other, (n, N_PEAKS, k)."""
     u = lattices.nested(model.n_components, _SURVEYED) + 0.5 / _SURVEYED
-    z = model.prior.nodes(u.to(x.device))[0].to(x)
+    z = model.prior.nodes(u.to(x.device))[0].to(entries(x))
     heights = _table(model, x, z) + model.prior.log_prob(z)
     best = heights.topk(_N_CONSIDERED, 1)
     period = model.prior.period
