@@ -114,10 +114,11 @@ def check_values(conditions, X, columns):
         for i, levels in enumerate(conditions.levels):
             unseen = np.zeros(0) if levels is None else np.setdiff1d(values[:, i], levels.numpy())
             if len(unseen):
-                shown = ", ".join(f"{value:g}" for value in levels.tolist())
+                number = conditions.columns[i]
+                shown = ", ".join(_called(level, number, columns) for level in levels.tolist())
                 raise ValueError(
-                    f"Condition {columns.name(conditions.columns[i])!r} expects one of the levels "
-                    f"of the fit, {shown}, but got {unseen[0]:g}. Fit anew with it."
+                    f"Condition {columns.name(number)!r} expects one of the levels of the fit, "
+                    f"{shown}, but got {_called(unseen[0], number, columns)}. Fit anew with it."
                 )
 
 
@@ -159,6 +160,12 @@ def _listed(condition_columns):
     return [condition_columns] if alone else list(condition_columns)
 
 
+def _called(level, number, columns):
+    """What a level of a column is called: a category by its name."""
+    names = columns.levels.get(number)
+    return f"{level:g}" if names is None else repr(names[int(level)])
+
+
 def _values_of(X, told, columns):
     """Conditions of rows, (n, n_conditions) in float64; raises where one is missing."""
     values = np.asarray(X[:, told], dtype=np.float64)
@@ -175,7 +182,7 @@ def _values_of(X, told, columns):
 def _levels(values, columns, number):
     """The levels of a column of conditions; None of real numbers."""
     if number in columns.levels:
-        return torch.arange(len(columns.levels[number]), dtype=torch.float64)
+        return torch.from_numpy(np.unique(values))  # a type may have more of them than the rows
     found = np.unique(values)
     return None if len(found) > _MOST_LEVELS else torch.from_numpy(found)
 

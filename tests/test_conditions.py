@@ -144,6 +144,22 @@ def test_rows_of_a_group_have_the_same_levels_however_many_there_are():
         np.testing.assert_allclose(conditions.shares, 1 / n_groups)
 
 
+@all_kinds
+def test_category_that_no_row_of_the_fit_had_is_refused(kind, X):
+    days = pd.Categorical(
+        np.array(["mon", "sun", "tue"])[((X[:, 1] - 5) / 2).astype(int)],
+        categories=["fri", "mon", "sun", "tue"],
+    )
+    frame = pd.DataFrame({"a": X[:, 0], "b": X[:, 2], "day": days})
+    model = tiny(kind, condition_columns="day", max_iter=1).fit(frame)
+    match = "'day' expects one of the levels of the fit, 'mon', 'sun', 'tue', but got 'fri'"
+    with pytest.raises(ValueError, match=match):
+        model.score_samples(frame.assign(day=pd.Categorical(["fri"] * len(X))))
+    with pytest.raises(ValueError, match=match):
+        model.sample(condition=["fri"])
+    assert model.to_frame(model.sample(2, condition=["tue"]))["day"].tolist() == ["tue", "tue"]
+
+
 def test_names_work_in_pipelines_and_searches(X):
     frame = pd.DataFrame({"a": X[:, 0], "b": X[:, 2]})
     frame["day"] = pd.Categorical(np.array(["mon", "sun", "tue"])[((X[:, 1] - 5) / 2).astype(int)])
