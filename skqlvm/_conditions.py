@@ -5,7 +5,7 @@ import torch
 from sklearn.cluster import KMeans
 
 from ._columns import is_frame, is_number
-from .engine.conditions import Conditions
+from .engine.conditions import Conditions, are_levels
 
 _MOST_LEVELS = 16
 """Different numbers in a column up to which each is a level of its own."""
@@ -112,8 +112,11 @@ def check_values(conditions, X, columns):
     for start in range(0, X.shape[0], _MOST_CLUSTERED):
         values = _values_of(X[start : start + _MOST_CLUSTERED], conditions.columns, columns)
         for i, levels in enumerate(conditions.levels):
-            unseen = np.zeros(0) if levels is None else np.setdiff1d(values[:, i], levels.numpy())
-            if len(unseen):
+            if levels is None:
+                continue
+            found = torch.from_numpy(np.unique(values[:, i]))[:, None]
+            unseen = found[~are_levels(found, levels).any(1), 0].tolist()
+            if unseen:
                 number = conditions.columns[i]
                 shown = ", ".join(_called(level, number, columns) for level in levels.tolist())
                 raise ValueError(

@@ -160,6 +160,16 @@ def test_category_that_no_row_of_the_fit_had_is_refused(kind, X):
     assert model.to_frame(model.sample(2, condition=["tue"]))["day"].tolist() == ["tue", "tue"]
 
 
+@all_kinds
+def test_levels_of_one_precision_are_known_in_another(kind, X):
+    X[:, 1] = X[:, 1] / 10 - 0.4  # 0.1, 0.3, 0.5
+    wide = tiny(kind, max_iter=2).fit(X)
+    assert wide.score(X.astype(np.float32)) == pytest.approx(wide.score(X), abs=1e-3)
+    narrow = tiny(kind, max_iter=2).fit(X.astype(np.float32))
+    assert narrow.score(X) == pytest.approx(narrow.score(X.astype(np.float32)), abs=1e-3)
+    assert wide.sample(3, condition=[np.float32(0.3)])[:, 1] == pytest.approx(0.3)
+
+
 def test_names_work_in_pipelines_and_searches(X):
     frame = pd.DataFrame({"a": X[:, 0], "b": X[:, 2]})
     frame["day"] = pd.Categorical(np.array(["mon", "sun", "tue"])[((X[:, 1] - 5) / 2).astype(int)])
