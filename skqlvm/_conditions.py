@@ -141,6 +141,13 @@ def asked(conditions, columns, condition, n_rows):
         raise ValueError(
             f"condition expects values of {names}, which the decoder is told, but got None."
         )
+    if is_frame(condition):
+        lacking = [name for name in names if name not in condition.columns]
+        if lacking:
+            raise ValueError(
+                f"condition expects a data frame with the columns {names}, but {lacking} are not "
+                "in it."
+            )
     given = condition[names] if is_frame(condition) else condition
     given = np.asarray(given, dtype=object)
     given = given.reshape(1, -1) if given.ndim < 2 else given
@@ -149,7 +156,11 @@ def asked(conditions, columns, condition, n_rows):
             f"condition expects shape ({len(told)},) or ({n_rows}, {len(told)}), values of "
             f"{names}, but got {np.shape(condition)}."
         )
-    values = np.stack([columns.codes(given[:, i], number) for i, number in enumerate(told)], 1)
+    try:
+        codes = [columns.codes(given[:, i], number) for i, number in enumerate(told)]
+    except TypeError as error:
+        raise TypeError(f"condition expects values of {names}, but: {error}") from error
+    values = np.stack(codes, 1)
     whole = np.zeros((len(values), 1 + max(told)))
     whole[:, told] = values
     check_values(conditions, whole, columns)

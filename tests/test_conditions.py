@@ -233,6 +233,15 @@ def test_conditions_that_cannot_be_asked_for_are_refused(X):
         tiny(transformations={"roll": [0, 1]}).fit(X)
 
 
+def test_conditions_that_are_no_numbers_or_not_there_are_refused_in_a_sentence(X):
+    frame = pd.DataFrame(X, columns=["a", "level", "b"])
+    model = tiny(condition_columns="level", max_iter=1).fit(frame)
+    with pytest.raises(TypeError, match="'level' expects numbers, but got could not convert"):
+        model.sample(condition=["seven"])
+    with pytest.raises(ValueError, match=r"columns \['level'\], but \['level'\] are not in it"):
+        model.sample(condition=frame[["a"]].iloc[:1])
+
+
 def test_numbers_of_few_values_and_categories_have_levels_others_none():
     rng = np.random.default_rng(0)
     X = np.column_stack([rng.integers(0, 16, 200), rng.normal(size=200), np.zeros(200)])
