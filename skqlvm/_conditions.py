@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from sklearn.cluster import KMeans
 
+from . import _checks
 from ._columns import is_frame, is_number
 from .engine.conditions import Conditions, are_levels
 
@@ -106,9 +107,13 @@ def n_numbers(conditions):
 
 
 def check_values(conditions, X, columns):
-    """Raise if a row's condition is missing, or a level that the fit has not seen."""
+    """Raise if a row's condition is missing, or a level that the fit has not seen.
+
+    Warn of rows whose levels it has seen, but not together: they are told others.
+    """
     if conditions is None:
         return
+    has_levels, n_other = [levels is not None for levels in conditions.levels], 0
     for start in range(0, X.shape[0], _MOST_CLUSTERED):
         values = _values_of(X[start : start + _MOST_CLUSTERED], conditions.columns, columns)
         for i, levels in enumerate(conditions.levels):
@@ -123,6 +128,23 @@ def check_values(conditions, X, columns):
                     f"Condition {columns.name(number)!r} expects one of the levels of the fit, "
                     f"{shown}, but got {_called(unseen[0], number, columns)}. Fit anew with it."
                 )
+        n_other += _n_of_other_levels(conditions, values, has_levels)
+    if n_other:
+        names = [columns.name(conditions.columns[i]) for i in np.flatnonzero(has_levels)]
+        _checks.warn(
+            f"{n_other} of {X.shape[0]} rows have conditions {names} that the fit has seen, but "
+            "not together: they are told those of the nearest group in condition_groups_."
+        )
+
+
+def _n_of_other_levels(conditions, values, has_levels):
+    """How many conditions (n, n_columns) have other levels than the group they belong to."""
+    if sum(has_levels) < 2:
+        return 0
+    values = torch.from_numpy(values).to(conditions.values.device)
+    groups = conditions.vectors[conditions.groups_of(values)]
+    apart = conditions.factors > 1
+    return int((conditions.encoded(values) != groups)[:, apart].any(1).sum())
 
 
 def asked(conditions, columns, condition, n_rows):

@@ -242,6 +242,17 @@ def test_conditions_that_are_no_numbers_or_not_there_are_refused_in_a_sentence(X
         model.sample(condition=frame[["a"]].iloc[:1])
 
 
+def test_levels_that_the_fit_has_not_seen_together_are_warned_of(X):
+    X = np.column_stack([X, (X[:, 1] == 5)])
+    model = tiny(condition_columns=[1, 3], max_iter=1).fit(X)
+    model.score(X)
+    X[:3, 3] = 1 - X[:3, 3]
+    with pytest.warns(UserWarning, match=r"3 of 120 rows have conditions \[1, 3\] .* together"):
+        model.score_samples(X)
+    with pytest.warns(UserWarning, match="1 of 1 rows"):
+        model.sample(2, condition=[5, 0])
+
+
 def test_numbers_of_few_values_and_categories_have_levels_others_none():
     rng = np.random.default_rng(0)
     X = np.column_stack([rng.integers(0, 16, 200), rng.normal(size=200), np.zeros(200)])
