@@ -78,7 +78,10 @@ class Columns(NamedTuple):
             import pandas as pd
 
             return _codes(pd.Series(values), self.levels[number], self.name(number))
-        return np.asarray(values, dtype=np.float64)
+        try:
+            return np.asarray(values, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{self.name(number)!r} expects numbers, but got {error}.") from error
 
     def coded(self, X):
         """Return a data frame with codes for categories, NaN for what is missing; others as are.

@@ -267,7 +267,9 @@ class LatentEstimator(
         if anew:
             self._built_with = self._architecture()
             likelihood = _parts.build_likelihood(self, X)
-            self._told = _conditions.learn(self.condition_columns, X, self._columns, fit.weight)
+            self._told = _conditions.learn(
+                self.condition_columns, X, self._columns, fit.rows.weight
+            )
             model = self._build(likelihood, X.shape[0], fit.randomness)
             del self._told
         else:

@@ -98,11 +98,6 @@ class Fit:
         return -(-len(self.trained) // self.batch_size)
 
     @property
-    def weight(self):
-        """How often each row counts, an array; None if all count once."""
-        return None if self.rows.weight is None else self.rows.weight.numpy()
-
-    @property
     def trained_weight(self):
         """How often the rows that are trained on count, or None."""
         return None if self.rows.weight is None else self.rows.weight[self.trained]

@@ -130,6 +130,46 @@ def test_rows_of_many_conditions_share_the_lattice_of_near_ones(X):
     assert len(model.transform(X)) == len(X)
 
 
+def test_rows_of_a_group_have_the_same_levels_however_many_there_are():
+    rng = np.random.default_rng(0)
+    X = np.column_stack([rng.permutation(500) % 100, rng.normal(size=500), np.zeros(500)])
+    frame = pd.DataFrame({"a": X[:, 2], "b": X[:, 1], "c": X[:, 0].astype(str)})
+    columns = Columns.of(frame, categories=True)
+    coded = columns.coded(frame).to_numpy(dtype=float)
+    for told, n_groups in (([2], 100), ([1, 2], 100)):
+        conditions = _conditions.learn(told, coded, columns)
+        groups = conditions.groups(torch.from_numpy(coded))
+        assert len(conditions) == n_groups
+        np.testing.assert_array_equal(conditions.values[groups, -1], coded[:, 2])
+        np.testing.assert_allclose(conditions.shares, 1 / n_groups)
+
+
+@all_kinds
+def test_category_that_no_row_of_the_fit_had_is_refused(kind, X):
+    days = pd.Categorical(
+        np.array(["mon", "sun", "tue"])[((X[:, 1] - 5) / 2).astype(int)],
+        categories=["fri", "mon", "sun", "tue"],
+    )
+    frame = pd.DataFrame({"a": X[:, 0], "b": X[:, 2], "day": days})
+    model = tiny(kind, condition_columns="day", max_iter=1).fit(frame)
+    match = "'day' expects one of the levels of the fit, 'mon', 'sun', 'tue', but got 'fri'"
+    with pytest.raises(ValueError, match=match):
+        model.score_samples(frame.assign(day=pd.Categorical(["fri"] * len(X))))
+    with pytest.raises(ValueError, match=match):
+        model.sample(condition=["fri"])
+    assert model.to_frame(model.sample(2, condition=["tue"]))["day"].tolist() == ["tue", "tue"]
+
+
+@all_kinds
+def test_levels_of_one_precision_are_known_in_another(kind, X):
+    X[:, 1] = X[:, 1] / 10 - 0.4  # 0.1, 0.3, 0.5
+    wide = tiny(kind, max_iter=2).fit(X)
+    assert wide.score(X.astype(np.float32)) == pytest.approx(wide.score(X), abs=1e-3)
+    narrow = tiny(kind, max_iter=2).fit(X.astype(np.float32))
+    assert narrow.score(X) == pytest.approx(narrow.score(X.astype(np.float32)), abs=1e-3)
+    assert wide.sample(3, condition=[np.float32(0.3)])[:, 1] == pytest.approx(0.3)
+
+
 def test_names_work_in_pipelines_and_searches(X):
     frame = pd.DataFrame({"a": X[:, 0], "b": X[:, 2]})
     frame["day"] = pd.Categorical(np.array(["mon", "sun", "tue"])[((X[:, 1] - 5) / 2).astype(int)])
@@ -193,6 +233,26 @@ def test_conditions_that_cannot_be_asked_for_are_refused(X):
         tiny(transformations={"roll": [0, 1]}).fit(X)
 
 
+def test_conditions_that_are_no_numbers_or_not_there_are_refused_in_a_sentence(X):
+    frame = pd.DataFrame(X, columns=["a", "level", "b"])
+    model = tiny(condition_columns="level", max_iter=1).fit(frame)
+    with pytest.raises(TypeError, match="'level' expects numbers, but got could not convert"):
+        model.sample(condition=["seven"])
+    with pytest.raises(ValueError, match=r"columns \['level'\], but \['level'\] are not in it"):
+        model.sample(condition=frame[["a"]].iloc[:1])
+
+
+def test_levels_that_the_fit_has_not_seen_together_are_warned_of(X):
+    X = np.column_stack([X, (X[:, 1] == 5)])
+    model = tiny(condition_columns=[1, 3], max_iter=1).fit(X)
+    model.score(X)
+    X[:3, 3] = 1 - X[:3, 3]
+    with pytest.warns(UserWarning, match=r"3 of 120 rows have conditions \[1, 3\] .* together"):
+        model.score_samples(X)
+    with pytest.warns(UserWarning, match="1 of 1 rows"):
+        model.sample(2, condition=[5, 0])
+
+
 def test_numbers_of_few_values_and_categories_have_levels_others_none():
     rng = np.random.default_rng(0)
     X = np.column_stack([rng.integers(0, 16, 200), rng.normal(size=200), np.zeros(200)])
@@ -212,7 +272,7 @@ def test_weights_count_rows_of_conditions_as_often(n_values):
     X = np.column_stack([rng.integers(0, n_values, 90), rng.normal(size=90)]).astype(float)
     weight, columns = rng.integers(1, 4, 90), Columns.of(X, categories=True)
     repeated = np.repeat(X, weight, axis=0)
-    found = _conditions.learn([0], X, columns, weight.astype(float))
+    found = _conditions.learn([0], X, columns, torch.from_numpy(weight.astype(float)))
     expected = _conditions.learn([0], repeated, columns)
     torch.testing.assert_close(found.loc, expected.loc)
     torch.testing.assert_close(found.scale, expected.scale)

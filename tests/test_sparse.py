@@ -273,3 +273,26 @@ def test_sparse_rows_are_refused_where_they_would_have_to_be_dense():
         model.transform(X * 0.3)
     tags = [QLVMEmbedding(likelihood=name).__sklearn_tags__() for name in ("poisson", "gaussian")]
     assert [each.input_tags.sparse for each in tags] == [True, False]
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "poisson", "negative_binomial", "multinomial"])
+def test_sparse_rows_may_be_zeros_alone(name):
+    X = np.random.default_rng(0).integers(0, 2, (40, 3)).astype(float)
+    model = QLVMEmbedding(
+        1, likelihood=name, n_points=13, n_points_eval=21, max_iter=1, random_state=0
+    ).fit(csr_array(X))
+    np.testing.assert_allclose(
+        model.score_samples(csr_array((2, 3))), model.score_samples(np.zeros((2, 3))), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("n_components", [2, 5])
+def test_importance_samples_of_sparse_rows_are_those_of_dense_ones(n_components, name):
+    X = counts(name)[:20]
+    model = VAEEmbedding(n_components, likelihood=name, **TINY).fit(X)
+    for method in ("importance", "encoder", "elbo"):
+        dense = model.score_samples(X, method=method, n_importance_samples=50, return_std=True)
+        sparse = model.score_samples(
+            csr_array(X), method=method, n_importance_samples=50, return_std=True
+        )
+        np.testing.assert_allclose(sparse, dense, atol=1e-6)

@@ -1,5 +1,7 @@
 """Rows that count more than once, or not at all."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skqlvm import IWAEEmbedding, QLVMEmbedding, VAEEmbedding, _data
 from skqlvm._fitting import Fit
-from skqlvm.engine import objectives
+from skqlvm.engine import likelihoods, objectives
 
 TINY = {"hidden_layer_sizes": (8,), "max_iter": 20, "random_state": 0, "batch_size": 1000}
 TINY |= {"validation_fraction": 0.0, "harmonic_order": 2}
@@ -179,3 +181,37 @@ def test_weights_are_routed_through_pipelines_and_searches(X, weight):
     np.testing.assert_array_equal(embedding, alone.transform(scaled))
     search = GridSearchCV(model, {"n_points": [21, 34]}, cv=2).fit(X, sample_weight=weight)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+
+def test_conditions_come_as_often_as_their_rows_count(X):
+    X = np.column_stack([X, np.arange(len(X)) % 2])
+    model = QLVMEmbedding(
+        n_points=13,
+        n_points_eval=21,
+        max_iter=1,
+        random_state=0,
+        condition_columns=[X.shape[1] - 1],
+    )
+    model.fit(X, sample_weight=np.where(X[:, -1] == 1, 9.0, 1.0))
+    np.testing.assert_allclose(model._model.conditions.shares, [0.1, 0.9], atol=0.01)
+    assert model.sample(1000, random_state=0)[:, -1].mean() == pytest.approx(0.9, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "likelihood",
+    [
+        likelihoods.Multinomial(3),
+        likelihoods.Poisson(3, "total"),
+        likelihoods.NegativeBinomial(3, 2),
+        likelihoods.Categorical(3, [8, 8, 8]),
+    ],
+    ids=lambda likelihood: type(likelihood).__name__,
+)
+def test_starts_weigh_rows_as_often_as_they_come(likelihood, generator):
+    x = torch.randint(1, 8, (41, 3), generator=generator).double()
+    weight = x[:, 2].long() ** 2
+    weighted, repeated = copy.deepcopy(likelihood), copy.deepcopy(likelihood)
+    weighted.start(x, weight.double())
+    repeated.start(x.repeat_interleave(weight, 0))
+    for found, expected in zip(weighted.buffers(), repeated.buffers(), strict=True):
+        torch.testing.assert_close(found, expected)

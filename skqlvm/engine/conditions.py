@@ -18,6 +18,17 @@ _APART = 1e3
 """Standard deviations of a real number that two levels are apart: groups do not mix levels."""
 
 
+_ROUNDING = 1e-7
+"""Relative distance within which a number is a level that float32 has rounded."""
+
+
+def are_levels(column: Tensor, levels: Tensor) -> Tensor:
+    """Return which of levels (l,) the numbers of a column (n, 1) are, but for rounding, (n, l)."""
+    exact = column == levels
+    near = (column - levels).abs() <= _ROUNDING * levels.abs()
+    return torch.where(exact.any(1, keepdim=True), exact, near)
+
+
 class Conditions(nn.Module):
     """Columns of x that are told and not modelled.
 
@@ -87,7 +98,7 @@ class Conditions(nn.Module):
             if levels is None:
                 parts.append((column - self.loc[i]) / self.scale[i])
             else:
-                parts.append((column == levels.to(column)).double())
+                parts.append(are_levels(column, levels.to(column)).double())
         return torch.cat(parts, 1)
 
     def groups(self, x: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from .conditions import by_group
 from .models import EncoderModel
 from .priors import Prior
 from .proposals import FullNormal, Proposal, Wrapped
-from .rows import chosen
+from .rows import chosen, entries
 
 N_PEAKS = 3
 """Peaks of a posterior that are drawn from, where a lattice can show them."""
@@ -197,7 +197,7 @@ _NEGLIGIBLE = 5.0
 def _surveyed(model: EncoderModel, x: Tensor, scale: _Scale) -> Tensor:
     """The best points of a lattice over the prior, apart from each other, (n, N_PEAKS, k)."""
     u = lattices.nested(model.n_components, _SURVEYED) + 0.5 / _SURVEYED
-    z = model.prior.nodes(u.to(x.device))[0].to(x)
+    z = model.prior.nodes(u.to(x.device))[0].to(entries(x))
     heights = _table(model, x, z) + model.prior.log_prob(z)
     best = heights.topk(_N_CONSIDERED, 1)
     period = model.prior.period

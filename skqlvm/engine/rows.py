@@ -34,6 +34,15 @@ def mean_of_rows(x: Tensor, weight: Tensor | None = None) -> Tensor:
     return (shares * x.nan_to_num(0.0)).sum(0) / shares.sum(0)
 
 
+def median(values: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Return the median of values (n,), the lower one of two, as if each came by its weight."""
+    if weight is None:
+        return values.median()
+    values, order = values.sort()
+    below = weight.to(values.device, torch.float64)[order].cumsum(0)
+    return values[(below < below[-1] / 2).sum()]
+
+
 def product(statistics: Tensor, eta: Tensor) -> Tensor:
     """Return ``statistics @ eta.T`` in the precision of eta, of dense or sparse rows."""
     if statistics.layout == torch.sparse_csr:

@@ -156,7 +156,8 @@ class Categorical(ExponentialFamily):
         mask = self.spread(~x.isnan())
         shown = torch.where(mask, self.statistics(x.nan_to_num(0.0)).double(), torch.nan)
         n_levels = torch.tensor(self.n_levels, device=x.device)[self.owner]
-        count, n_rows = mean_of_rows(shown, weight), mask.sum(0)
+        there = mask.double() if weight is None else mask * weight.double()[:, None]
+        count, n_rows = mean_of_rows(shown, weight), there.sum(0)
         self.loc = ((count * n_rows + 0.5) / (n_rows + 0.5 * n_levels)).log()
 
     def check(self, x: Tensor) -> None:

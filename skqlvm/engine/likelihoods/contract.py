@@ -119,6 +119,8 @@ class Likelihood(nn.Module):
         low, high = self.support
         if low == float("-inf") and high == float("inf") and not self.integral:
             return
+        if not len(x):  # sparse rows of zeros alone
+            return
         smallest, largest = float(x.min()), float(x.max())
         if smallest != smallest:
             x = x[x == x]

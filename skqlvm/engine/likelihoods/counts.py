@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..rows import gaps, mean_of_rows, row_numbers, row_sums, with_values
+from ..rows import gaps, mean_of_rows, median, row_numbers, row_sums, with_values
 from .contract import ExponentialFamily
 
 _RAREST = 1e-3
@@ -81,7 +81,8 @@ class Counts(ExponentialFamily):
     def start(self, x: Tensor, weight: Tensor | None = None) -> None:
         if self.exposure is not None:
             exposure = self._raw_exposure(x).double()
-            self.unit = exposure[exposure > 0].median()
+            some = exposure > 0
+            self.unit = median(exposure[some], None if weight is None else weight[some])
         mean = mean_of_rows(self.statistics(x), weight)
         rate = mean / self._mean_exposure(x, weight)
         self.loc = rate.clamp(min=_RAREST).log()
@@ -328,7 +329,7 @@ class Multinomial(ExponentialFamily):
     def start(self, x: Tensor, weight: Tensor | None = None) -> None:
         mean = mean_of_rows(x, weight)
         share = (mean / mean.sum().clamp(min=_RAREST)).clamp(min=_RAREST / self.n_features)
-        self.loc, self.total = share.log(), row_sums(x).double().median()
+        self.loc, self.total = share.log(), median(row_sums(x).double(), weight)
 
     def natural(self, outputs: Tensor) -> Tensor:
         return outputs + self.loc.to(outputs)
