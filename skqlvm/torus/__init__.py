@@ -1,0 +1,55 @@
+"""What people do with a map: distances, geometry, density, paths and regions on the flat torus.
+
+Coordinates are in turns, of any real numbers, in arrays of shape (n, k); what comes back is in
+[0, 1). Names are resolved on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .distances import (
+        TorusFeatures,
+        circular_mean,
+        circular_variance,
+        difference,
+        distance,
+        neighbors,
+        pairwise_distances,
+        path,
+        wrap,
+    )
+
+_PUBLIC = {
+    "TorusFeatures": ".distances",
+    "circular_mean": ".distances",
+    "circular_variance": ".distances",
+    "difference": ".distances",
+    "distance": ".distances",
+    "neighbors": ".distances",
+    "pairwise_distances": ".distances",
+    "path": ".distances",
+    "wrap": ".distances",
+}
+
+__all__ = [
+    "TorusFeatures",
+    "circular_mean",
+    "circular_variance",
+    "difference",
+    "distance",
+    "neighbors",
+    "pairwise_distances",
+    "path",
+    "wrap",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])
