@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .density import TorusDensity
     from .distances import (
         TorusFeatures,
         circular_mean,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .geometry import jacobian, jacobian_norm, metric, sensitivity, volume_element
 
 _PUBLIC = {
+    "TorusDensity": ".density",
     "TorusFeatures": ".distances",
     "circular_mean": ".distances",
     "circular_variance": ".distances",
@@ -39,6 +41,7 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "TorusDensity",
     "TorusFeatures",
     "circular_mean",
     "circular_variance",
