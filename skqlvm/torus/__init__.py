@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         path,
         wrap,
     )
+    from .geodesics import geodesic, geodesic_distances
     from .geometry import jacobian, jacobian_norm, metric, sensitivity, volume_element
 
 _PUBLIC = {
@@ -32,6 +33,8 @@ _PUBLIC = {
     "neighbors": ".distances",
     "pairwise_distances": ".distances",
     "path": ".distances",
+    "geodesic": ".geodesics",
+    "geodesic_distances": ".geodesics",
     "jacobian": ".geometry",
     "jacobian_norm": ".geometry",
     "metric": ".geometry",
@@ -47,6 +50,8 @@ __all__ = [
     "circular_variance",
     "difference",
     "distance",
+    "geodesic",
+    "geodesic_distances",
     "jacobian",
     "jacobian_norm",
     "metric",
