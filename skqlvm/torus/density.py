@@ -95,7 +95,14 @@ class TorusDensity(DensityMixin, BaseEstimator):
         ndarray of shape (n_points,)
             In nats, relative to the uniform density, and per turn in each dimension.
         """
-        parts = [logsumexp(table, axis=1) for _, table in self._tables(Z)]
+        check_is_fitted(self)
+        Z = wrap(validate_data(self, Z, dtype=np.float64, reset=False))
+        log_kernel, log_shares = _KERNELS[self.kernel].log, np.log(self._shares)
+        size = max(1, _TABLE // len(self._points))
+        parts = [
+            logsumexp(log_kernel(z, self._points, self.bandwidth_) + log_shares, axis=1)
+            for z in np.split(Z, range(size, len(Z), size))
+        ]
         return np.concatenate(parts)
 
     def score(self, Z, y=None):
@@ -111,25 +118,6 @@ class TorusDensity(DensityMixin, BaseEstimator):
         float
         """
         return float(self.score_samples(Z).mean())
-
-    def gradient(self, Z):
-        """Return the gradient of the log density at points.
-
-        Parameters
-        ----------
-        Z : array-like of shape (n_points, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_points, n_features)
-            In nats per turn.
-        """
-        slope = _KERNELS[self.kernel].slope
-        parts = []
-        for z, table in self._tables(Z):
-            shares = np.exp(table - logsumexp(table, axis=1, keepdims=True))
-            parts.append(slope(z, self._points, self.bandwidth_, shares))
-        return np.concatenate(parts)
 
     def sample(self, n_samples=1, random_state=None):
         """Draw points from the density.
@@ -154,15 +142,28 @@ class TorusDensity(DensityMixin, BaseEstimator):
     def __sklearn_is_fitted__(self):
         return hasattr(self, "bandwidth_")
 
-    def _tables(self, Z):
-        """Yield some of the points, and the logs of what each kernel has there, (n, m)."""
+    def on_grid(self, n):
+        """Return the density at the points of a grid, n a side: kernels are products.
+
+        Parameters
+        ----------
+        n : int
+
+        Returns
+        -------
+        ndarray of shape (n,) * n_features
+            At i / n turns.
+        """
         check_is_fitted(self)
-        Z = validate_data(self, Z, dtype=np.float64, reset=False)
-        log_kernel, log_shares = _KERNELS[self.kernel].log, np.log(self._shares)
-        size = max(1, _TABLE // len(self._points))
-        for start in range(0, len(Z), size):
-            z = wrap(Z[start : start + size])
-            yield z, log_kernel(z, self._points, self.bandwidth_) + log_shares
+        _checks.check_integer("n", n)
+        places, log_kernel = np.arange(int(n))[:, None] / int(n), _KERNELS[self.kernel].log
+        density = self._shares
+        for i in range(len(self.bandwidth_)):
+            own = slice(i, i + 1)
+            kernels = np.exp(log_kernel(places, self._points[:, own], self.bandwidth_[own]))
+            if i == len(self.bandwidth_) - 1:
+                return density @ kernels.T
+            density = density[..., None, :] * kernels
 
     def _chosen_bandwidth(self):
         if isinstance(self.bandwidth, Real) and not isinstance(self.bandwidth, bool):
@@ -221,13 +222,6 @@ class _VonMises:
         return table - (kappa + np.log(i0e(kappa))).sum()
 
     @staticmethod
-    def slope(z, points, bandwidth, shares):
-        kappa = np.array([concentration(width) for width in bandwidth])
-        cos, sin = np.split(shares @ to_circle(points), 2, 1)
-        own_cos, own_sin = np.split(to_circle(z), 2, 1)
-        return 2 * np.pi * kappa * (own_cos * sin - own_sin * cos)
-
-    @staticmethod
     def draw(bandwidth, shape, rng):
         kappa = np.array([concentration(width) for width in bandwidth])
         return rng.vonmises(0, kappa, shape) / (2 * np.pi)
@@ -235,27 +229,13 @@ class _VonMises:
 
 class _WrappedNormal:
     @staticmethod
-    def _copies(step, width):
-        """Steps to all copies of a point that matter, and the logs of their normals."""
-        steps = [step + turn for turn in range(-int(6 * width + 1), int(6 * width + 1) + 1)]
-        return steps, [-0.5 * (s / width) ** 2 - np.log(width * (2 * np.pi) ** 0.5) for s in steps]
-
-    @classmethod
-    def log(cls, z, points, bandwidth):
+    def log(z, points, bandwidth):
         table = np.zeros((len(z), len(points)))
         for i, width in enumerate(bandwidth):
-            _, logs = cls._copies(difference(z[:, None, i], points[:, i]), width)
-            table += np.logaddexp.reduce(logs)
-        return table
-
-    @classmethod
-    def slope(cls, z, points, bandwidth, shares):
-        slopes = []
-        for i, width in enumerate(bandwidth):
-            steps, logs = cls._copies(difference(z[:, None, i], points[:, i]), width)
-            each = np.exp(logs - np.logaddexp.reduce(logs))
-            slopes.append(-(shares * (each * steps).sum(0)).sum(1) / width**2)
-        return np.stack(slopes, 1)
+            step, most = difference(z[:, None, i], points[:, i]), int(6 * width + 1)
+            turns = range(-most, most + 1)
+            table += np.logaddexp.reduce([-0.5 * ((step + turn) / width) ** 2 for turn in turns])
+        return table - np.log(bandwidth * (2 * np.pi) ** 0.5).sum()
 
     @staticmethod
     def draw(bandwidth, shape, rng):
