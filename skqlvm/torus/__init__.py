@@ -8,6 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .alignment import Alignment, align, stability
+    from .clusters import TorusWatershed
     from .distances import (
         TorusFeatures,
         circular_mean,
@@ -20,26 +22,36 @@ if TYPE_CHECKING:
         wrap,
     )
     from .geometry import jacobian, jacobian_norm, metric, sensitivity, volume_element
+    from .mean_shift import TorusMeanShift
 
 _PUBLIC = {
+    "Alignment": ".alignment",
     "TorusFeatures": ".distances",
+    "TorusMeanShift": ".mean_shift",
+    "TorusWatershed": ".clusters",
+    "align": ".alignment",
     "circular_mean": ".distances",
     "circular_variance": ".distances",
     "difference": ".distances",
     "distance": ".distances",
-    "neighbors": ".distances",
-    "pairwise_distances": ".distances",
-    "path": ".distances",
     "jacobian": ".geometry",
     "jacobian_norm": ".geometry",
     "metric": ".geometry",
+    "neighbors": ".distances",
+    "pairwise_distances": ".distances",
+    "path": ".distances",
     "sensitivity": ".geometry",
+    "stability": ".alignment",
     "volume_element": ".geometry",
     "wrap": ".distances",
 }
 
 __all__ = [
+    "Alignment",
     "TorusFeatures",
+    "TorusMeanShift",
+    "TorusWatershed",
+    "align",
     "circular_mean",
     "circular_variance",
     "difference",
@@ -51,6 +63,7 @@ __all__ = [
     "pairwise_distances",
     "path",
     "sensitivity",
+    "stability",
     "volume_element",
     "wrap",
 ]
