@@ -12,9 +12,6 @@ from .._transactions import all_or_nothing
 from . import landscapes, overlaps
 from .distances import circular_mean, points_of, wrap
 
-_SIZES = {1: 2584, 2: 6765, 3: 8191}
-"""Points of a lattice that is fine enough to draw borders on, by dimension."""
-
 _FLOOR = 5.0
 """Rows under a kernel below which heights level off: few rows make no peak."""
 
@@ -64,9 +61,9 @@ class TorusWatershed(ClusterMixin, BaseEstimator):
         ``merge="overlap"`` and ``elevation="jacobian"``, else ``0.1 n^(-1 / (k + 4))`` of n rows in
         k dimensions, if that is larger.
     n_points : int or "auto", default="auto"
-        Points of the lattice. "auto" is 2584, 6765 or 8191 in one, two or three dimensions; in more,
-        the landscape lies over the coordinates themselves. It is shifted so that a point is at the
-        circular mean of the coordinates, so that clusters do not depend on where the torus is cut.
+        Points of the lattice. "auto" is 2584, 6765 or 8191 in one, two or three dimensions; in
+        more, the landscape lies over the coordinates themselves. It is shifted so that a point is
+        at the circular mean of the coordinates: clusters do not depend on where the torus is cut.
     points : array-like of shape (n_points, n_components), optional
         Points of one's own in place of the lattice, in turns.
 
@@ -249,9 +246,7 @@ class TorusWatershed(ClusterMixin, BaseEstimator):
     def _nodes(self, Z, weight):
         if self.points is not None:
             return np.unique(wrap(points_of("points", self.points, Z.shape[1])), axis=0)
-        n_points = self.n_points
-        if isinstance(n_points, str):
-            n_points = _SIZES.get(Z.shape[1])
+        n_points = landscapes.size(self.n_points, Z.shape[1])
         return landscapes.nodes(Z, n_points, circular_mean(Z, weight))
 
     def _bandwidth(self, n_rows, n_components):

@@ -7,9 +7,13 @@ import numpy as np
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
+from sklearn.utils.validation import check_array
 
 from .. import _checks
 from .distances import pairwise_distances, weights_of, wrap
+
+_SIZES = {1: 2584, 2: 6765, 3: 8191}
+"""Points of a lattice that is fine enough to draw borders on, by dimension."""
 
 _TAIL = 1e-9
 """Fourier coefficients of a kernel that are left out, relative to the first one."""
@@ -95,12 +99,12 @@ def smoothed(Z, weights, at, bandwidth):
     series = 0
     for rows in _chunks(len(Z), (2 * order + 1) ** max(1, Z.shape[1] - 1)):
         first, *others = _waves(Z[rows], order)
-        series = series + (first.conj() * weights[rows, None]).T @ _products(others).conj()
-    series = series * damping[:, None] * _products([damping[None]] * (Z.shape[1] - 1))
+        series = series + (first.conj() * weights[rows, None]).T @ _products(others, len(first)).conj()
+    series = series * damping[:, None] * _products([damping[None]] * (Z.shape[1] - 1), 1)
     sums = np.empty(len(at))
     for rows in _chunks(len(at), (2 * order + 1) ** max(1, Z.shape[1] - 1)):
         first, *others = _waves(at[rows], order)
-        sums[rows] = ((first @ series) * _products(others)).real.sum(1)
+        sums[rows] = ((first @ series) * _products(others, len(first))).real.sum(1)
     return sums
 
 
@@ -110,11 +114,11 @@ def _waves(Z, order):
     return [np.exp(2j * np.pi * z[:, None] * powers) for z in Z.T]
 
 
-def _products(factors):
-    """All products of a column of each factor (n, f), (n, f^len(factors))."""
-    result = np.ones((1, 1))
+def _products(factors, n):
+    """All products of a column of each factor (n, f), an array (n, f^len(factors))."""
+    result = np.ones((n, 1))
     for factor in factors:
-        result = (result[:, :, None] * factor[:, None]).reshape(len(factor), -1)
+        result = (result[:, :, None] * factor[:, None]).reshape(n, -1)
     return result
 
 
@@ -213,6 +217,11 @@ def flooded(elevation, neighbours, markers):
     return np.array(labels)
 
 
+def size(n_points, n_components):
+    """Return how many points a lattice has, or None in more dimensions than it can fill."""
+    return _SIZES.get(n_components) if isinstance(n_points, str) else int(n_points)
+
+
 def nodes(Z, n_points, anchor):
     """Return points for a landscape to lie over: a lattice through a point, or the rows of Z.
 
@@ -239,7 +248,12 @@ def counts(sample_weight, n_rows):
     """Return how often each row counts (n_rows,), some of them more than never."""
     if sample_weight is None:
         return np.ones(n_rows)
-    return weights_of(sample_weight, n_rows, "sample_weight") * np.sum(sample_weight)
+    sample_weight = check_array(
+        sample_weight, dtype=np.float64, ensure_2d=False, input_name="sample_weight"
+    )
+    if not sample_weight.any():
+        raise ValueError("sample_weight expects some positive weights, but all are zero.")
+    return weights_of(sample_weight, n_rows, "sample_weight") * sample_weight.sum()
 
 
 def check_bandwidth(bandwidth):

@@ -3,8 +3,13 @@
 import numpy as np
 from scipy.special import softmax
 
-_SHARED = 2.0
-"""Regions that a typical row is spread over, where overlaps are measured."""
+_SHARED = 3.0
+"""Regions that a row is spread over, where overlaps are measured."""
+
+_NEAREST = 40
+"""Regions of a row that count."""
+
+_HALVINGS = 40
 
 
 def evidence(estimator, X, regions, n_regions):
@@ -38,10 +43,11 @@ def evidence(estimator, X, regions, n_regions):
 
 
 def shares(log_w):
-    """Return how rows are shared out among regions, when each is spread over two in the mean.
+    """Return how rows are shared out among regions, when each is spread over three.
 
-    Posteriors of rows of many features are so narrow that regions share none. All log weights are
-    divided by one temperature, that at which the mean of ``1 / sum_r share_r^2`` is 2.
+    Posteriors of rows of many features are so narrow that regions have no rows in common. So the
+    log weights of each row are divided by a temperature of its own, that at which ``1 / sum_r
+    share_r^2`` is 3.
 
     Parameters
     ----------
@@ -52,16 +58,21 @@ def shares(log_w):
     ndarray of shape (n_samples, n_regions)
         Rows sum to one.
     """
-    log_w = log_w.astype(np.float64) - log_w.max(1, keepdims=True)
-    cold, hot = 1e-3, 1e9
-    for _ in range(48):
-        temperature = np.sqrt(cold * hot)
-        found = softmax(log_w / temperature, axis=1)
-        if (1 / np.square(found).sum(1)).mean() < _SHARED:
-            cold = temperature
-        else:
-            hot = temperature
-    return found
+    n_nearest = min(_NEAREST, log_w.shape[1])
+    nearest = np.argpartition(-log_w, n_nearest - 1, axis=1)[:, :n_nearest]
+    below = np.take_along_axis(log_w, nearest, 1).astype(np.float64)
+    below -= below.max(1, keepdims=True)
+    # in units of the typical drop of a row, as temperatures are powers of these
+    unit = np.maximum(-below.mean(1, where=np.isfinite(below), keepdims=True), 1e-300)
+    cold, hot = np.full(unit.shape, -12.0), np.full(unit.shape, 12.0)
+    for _ in range(_HALVINGS):
+        middle = (cold + hot) / 2
+        found = softmax(below / (unit * np.exp(middle)), axis=1)
+        narrow = 1 / np.square(found).sum(1, keepdims=True) < _SHARED
+        cold, hot = np.where(narrow, middle, cold), np.where(narrow, hot, middle)
+    result = np.zeros(log_w.shape)
+    np.put_along_axis(result, nearest, found, 1)
+    return result
 
 
 def merged(shared, n_clusters, weight=None):
