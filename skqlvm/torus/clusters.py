@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from .. import _checks
 from .._transactions import all_or_nothing
 from . import landscapes, overlaps
-from .distances import circular_mean, points_of, wrap
+from .distances import circular_mean, neighbors, points_of, wrap
 
 _FLOOR = 5.0
 """Rows under a kernel below which heights level off: few rows make no peak."""
@@ -54,12 +54,13 @@ class TorusWatershed(ClusterMixin, BaseEstimator):
         - "prominence": the shallowest, with the one across their lowest pass. Clusters are in one
           piece;
         - "overlap": those that answer for the same rows, by the estimator's posteriors of the
-          `rows` of `fit`, made so wide that a row is spread over two valleys in the mean. Where a
-          map shows a kind of row in several places, this brings them together.
+          `rows` of `fit`, made so wide that each row is spread over some valleys. Where a map
+          shows a kind of row in several places, this brings them together.
     bandwidth : float or "auto", default="auto"
-        Standard deviation of the kernels in turns. "auto" is the spacing of the points for
-        ``merge="overlap"`` and ``elevation="jacobian"``, else ``0.1 n^(-1 / (k + 4))`` of n rows in
-        k dimensions, if that is larger.
+        Standard deviation of the kernels in turns. "auto" is 0.6 of the spacing of the points
+        for ``merge="overlap"``, which starts from many small valleys; the spacing for
+        ``elevation="jacobian"``; else ``0.1 n^(-1 / (k + 4))`` of n rows in k dimensions, and the
+        spacing at least.
     n_points : int or "auto", default="auto"
         Points of the lattice. "auto" is 2584, 6765 or 8191 in one, two or three dimensions; in
         more, the landscape lies over the coordinates themselves. It is shifted so that a point is
@@ -205,7 +206,7 @@ class TorusWatershed(ClusterMixin, BaseEstimator):
         bottoms, self.prominences_ = landscapes.minima(self.elevation_, neighbours)
         if self.merge == "overlap":
             valleys = landscapes.flooded(self.elevation_, neighbours, bottoms)
-            of_valleys = self._merged(valleys, len(bottoms), rows, weight)
+            of_valleys = self._merged(valleys, bottoms, rows, weight)
             self.point_labels_ = of_valleys[valleys]
             firsts = np.unique(of_valleys, return_index=True)[1]
             bottoms = bottoms[firsts]
@@ -253,8 +254,11 @@ class TorusWatershed(ClusterMixin, BaseEstimator):
         if not isinstance(self.bandwidth, str):
             return float(self.bandwidth)
         spacing = len(self.points_) ** (-1 / n_components)
-        fine = self.merge == "overlap" or self.elevation == "jacobian"
-        width = 0 if fine else 0.1 * n_rows ** (-1 / (n_components + 4))
+        width = 0.1 * n_rows ** (-1 / (n_components + 4))
+        if self.merge == "overlap":
+            width = spacing = 0.6 * spacing
+        elif self.elevation == "jacobian":
+            width = spacing
         return min(max(spacing, width), _WIDEST)
 
     def _heights(self, Z, weight):
@@ -295,13 +299,17 @@ class TorusWatershed(ClusterMixin, BaseEstimator):
         ]
         return sums[0] / sums[1]
 
-    def _merged(self, valleys, n_valleys, rows, weight):
+    def _merged(self, valleys, bottoms, rows, weight):
         """The cluster of each valley, by which of them answer for the same rows."""
         of_lattice = self._labels(self.estimator.lattice_, valleys)
-        log_w = overlaps.evidence(self.estimator, rows, of_lattice, n_valleys)
+        log_w = overlaps.evidence(self.estimator, rows, of_lattice, len(bottoms))
         if len(log_w) != len(weight):
             raise ValueError(f"rows expects {len(weight)} rows, as Z has, but got {len(log_w)}.")
-        return overlaps.merged(overlaps.shares(log_w), int(self.n_clusters), weight)
+        known = np.unique(of_lattice)
+        merged = overlaps.merged(log_w[:, known], int(self.n_clusters), weight)
+        # a valley between the estimator's points goes with the nearest that has some
+        bottoms = self.points_[bottoms]
+        return merged[neighbors(bottoms[known], bottoms)[1][:, 0]]
 
     def _n_deep(self):
         """How many valleys are clusters."""

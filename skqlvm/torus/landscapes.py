@@ -41,8 +41,11 @@ def graph(points):
     """
     n, k = points.shape
     n_neighbors = min(n - 1, 2 * (2 ** min(k, 3) - 1))
-    near = KDTree(points, boxsize=1).query(points, k=np.arange(1, n_neighbors + 2))[1]
-    edges = np.stack([np.repeat(np.arange(n), near.shape[1]), near.ravel()])
+    more = np.arange(1, min(n, 2 * n_neighbors + 1) + 1)
+    length, near = KDTree(points, boxsize=1).query(points, k=more)
+    # all that are equally near, so that rounding does not choose among them
+    close = length <= length[:, [n_neighbors]] * (1 + 1e-9)
+    edges = np.stack([close.nonzero()[0], near[close]])
     while True:
         edges = edges[:, edges[0] != edges[1]]
         both = np.concatenate([edges, edges[::-1]], 1)
@@ -99,7 +102,9 @@ def smoothed(Z, weights, at, bandwidth):
     series = 0
     for rows in _chunks(len(Z), (2 * order + 1) ** max(1, Z.shape[1] - 1)):
         first, *others = _waves(Z[rows], order)
-        series = series + (first.conj() * weights[rows, None]).T @ _products(others, len(first)).conj()
+        series = (
+            series + (first.conj() * weights[rows, None]).T @ _products(others, len(first)).conj()
+        )
     series = series * damping[:, None] * _products([damping[None]] * (Z.shape[1] - 1), 1)
     sums = np.empty(len(at))
     for rows in _chunks(len(at), (2 * order + 1) ** max(1, Z.shape[1] - 1)):
