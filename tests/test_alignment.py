@@ -121,8 +121,9 @@ def test_stability_of_a_map_and_the_same_moved():
     assert found.pairs == [(0, 1), (0, 2), (1, 2)]
     assert found.residual_before[0] > 0.1 > 1e-6 > found.residual[0]
     for name in ("flat", "decoded", "neighbors", "co_clustering"):
-        assert getattr(found, name)[0] > 0.99
-        assert getattr(found, name)[1] < 0.99
+        # some rows lie on the same point, and which are nearest is chance
+        assert getattr(found, name)[0] > (0.8 if name == "neighbors" else 0.99)
+        assert getattr(found, name)[1] < 0.8
         np.testing.assert_allclose(*getattr(found, name)[1:], atol=0.1)
     np.testing.assert_allclose(found.nats_spread, np.ptp([model.score(X), other.score(X)]))
     with pytest.raises(ValueError, match="expects two or more, but got 1"):
