@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .alignment import Alignment, align, stability
     from .clusters import TorusWatershed
+    from .density import TorusDensity
     from .distances import (
         TorusFeatures,
         circular_mean,
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
         path,
         wrap,
     )
+    from .geodesics import geodesic, geodesic_distances
     from .geometry import jacobian, jacobian_norm, metric, sensitivity, volume_element
     from .mean_shift import TorusMeanShift
 
 _PUBLIC = {
     "Alignment": ".alignment",
+    "TorusDensity": ".density",
     "TorusFeatures": ".distances",
     "TorusMeanShift": ".mean_shift",
     "TorusWatershed": ".clusters",
@@ -34,6 +37,8 @@ _PUBLIC = {
     "circular_variance": ".distances",
     "difference": ".distances",
     "distance": ".distances",
+    "geodesic": ".geodesics",
+    "geodesic_distances": ".geodesics",
     "jacobian": ".geometry",
     "jacobian_norm": ".geometry",
     "metric": ".geometry",
@@ -48,6 +53,7 @@ _PUBLIC = {
 
 __all__ = [
     "Alignment",
+    "TorusDensity",
     "TorusFeatures",
     "TorusMeanShift",
     "TorusWatershed",
@@ -56,6 +62,8 @@ __all__ = [
     "circular_variance",
     "difference",
     "distance",
+    "geodesic",
+    "geodesic_distances",
     "jacobian",
     "jacobian_norm",
     "metric",
