@@ -80,18 +80,11 @@ class Categories:
         from matplotlib import colormaps
 
         self.name = name
-        names, codes, counts = np.unique(texts, return_inverse=True, return_counts=True)
-        order = np.argsort(-counts, kind="stable")
-        kept = order if len(names) <= MOST_CATEGORIES else order[: MOST_CATEGORIES - 1]
-        kept = sorted(kept, key=lambda i: sorting(names[i]))
-        places = np.full(len(names), len(kept))
-        places[kept] = np.arange(len(kept))
-        self.codes = places[codes]
-        self.names = [plain(names[i]) or "(none)" for i in kept]
-        palette = colormaps["tab10" if len(kept) <= 10 else "tab20"].colors
-        self.palette = np.array(palette[: len(kept)])
-        if len(kept) < len(names):
-            self.names.append(f"{len(names) - len(kept)} others")
+        self.names, self.codes, n_kept = grouped(texts)
+        self.names = [plain(name) for name in self.names]
+        palette = colormaps["tab10" if n_kept <= 10 else "tab20"].colors
+        self.palette = np.array(palette[:n_kept])
+        if n_kept < len(self.names):
             self.palette = np.vstack([self.palette, GREY])
         self.rgb = self.palette[self.codes]
 
@@ -118,6 +111,23 @@ class Categories:
     def heights(self):
         """Return where rows lie in a lane for each category, and the ticks of the lanes."""
         return self.codes + _jitter(len(self.codes)), (range(len(self.names)), self.names)
+
+
+def grouped(texts):
+    """Return names of groups, the group of each row, and how many groups are of one category.
+
+    Of more than 20 categories the rarest are one group, the last.
+    """
+    names, codes, counts = np.unique(texts, return_inverse=True, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    kept = order if len(names) <= MOST_CATEGORIES else order[: MOST_CATEGORIES - 1]
+    kept = sorted(kept, key=lambda i: sorting(names[i]))
+    places = np.full(len(names), len(kept))
+    places[kept] = np.arange(len(kept))
+    groups = [str(names[i]) or "(none)" for i in kept]
+    if len(kept) < len(names):
+        groups.append(f"{len(names) - len(kept)} others")
+    return groups, places[codes], len(kept)
 
 
 def _jitter(n_rows):

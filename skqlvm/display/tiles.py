@@ -22,7 +22,7 @@ class Tiles:
     """
 
     def __init__(self, rows, image_shape=None, limits=None):
-        self.image_shape = _checked(image_shape, rows.shape[-1])
+        self.image_shape = checked_shape(image_shape, rows.shape[-1])
         if limits is None:
             limits = 0.0, float(rows.max())
             if rows.min() < 0:
@@ -101,8 +101,8 @@ def _square_pixels(shape, extent):
     return shape[0] / shape[1] * (right - left) / (top - bottom)
 
 
-def _checked(image_shape, n_features):
-    """An image shape as (channels, height, width), or None; raise if it is not that of a row."""
+def checked_shape(image_shape, n_features):
+    """Return an image shape as (channels, height, width), or None; raise if no row has it."""
     if image_shape is None:
         return None
     shape = (1, *image_shape) if len(image_shape) == 2 else tuple(image_shape)
