@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .curves import HistoryDisplay
     from .embedding import EmbeddingDisplay
-    from .explorer import Explorer, explorer
     from .fields import JacobianDisplay, PosteriorDisplay
     from .manifold import ManifoldDisplay
+    from .page import Explorer, explorer
     from .paths import PathDisplay
 
 _PUBLIC = {
     "EmbeddingDisplay": ".embedding",
-    "Explorer": ".explorer",
+    "Explorer": ".page",
     "HistoryDisplay": ".curves",
     "JacobianDisplay": ".fields",
     "ManifoldDisplay": ".manifold",
     "PathDisplay": ".paths",
     "PosteriorDisplay": ".fields",
-    "explorer": ".explorer",
+    "explorer": ".page",
 }
 
 __all__ = [

@@ -48,6 +48,11 @@ def collect(
     side = min(int(n_grid), max(8, int(np.sqrt(_GRID_BYTES / n_features))))
     decoded = decode(estimator, _nodes(space, side), condition)
     low, high = _limits(rows, decoded.reshape(-1, n_features), image_shape)
+    table = image_shape is None and n_features <= _MOST_IN_TABLE
+
+    def numbers(values):
+        return _floats(values) if table else _packed(_quantised(values, low, high))
+
     unit = (Z - space.limits[:, 0]) / np.diff(space.limits, axis=1)[:, 0]
     unit = unit % 1.0 if space.period else unit
     data = {
@@ -56,7 +61,7 @@ def collect(
         "limits": space.limits.tolist(),
         "n_features": n_features,
         "image": image_shape,
-        "table": image_shape is None and n_features <= _MOST_IN_TABLE,
+        "table": table,
         "feature_names": _feature_names(estimator, n_features, image_shape),
         "names": names,
         "columns": columns,
@@ -64,13 +69,13 @@ def collect(
         "y": _floats(unit[:, 1]),
         "low": [float(f"{value:.6g}") for value in np.broadcast_to(low, n_features)],
         "high": [float(f"{value:.6g}") for value in np.broadcast_to(high, n_features)],
-        "grid": {"side": side, "data": _packed(_quantised(decoded, low, high))},
+        "grid": {"side": side, "data": numbers(decoded)},
         "zones": None if clusters is None else _zones(clusters, space),
     }
     size = sum(len(column["data"]) for column in columns) + sum(
         len(text) for text in (data["x"], data["y"], data["grid"]["data"], *(names or ()))
     )
-    data["rows"] = _stored(rows, low, high, max(max_bytes - size - 100_000, 0))
+    data["rows"] = _stored(rows, numbers, max(max_bytes - size - 100_000, 0))
     return data
 
 
@@ -147,14 +152,14 @@ def _quantised(values, low, high):
     return np.where(np.isnan(levels), _MISSING, levels).astype(np.uint8)
 
 
-def _stored(rows, low, high, budget):
+def _stored(rows, numbers, budget):
     """Features of the rows in blocks, of all of them or of as many as fit in a budget of bytes."""
 
     def blocks(index):
         for start in range(0, len(index), _BLOCK):
             part = rows[index[start : start + _BLOCK]]
             part = part.toarray() if issparse(part) else part
-            yield _packed(_quantised(part, low, high))
+            yield numbers(part)
 
     n_rows = rows.shape[0]
     tried = np.linspace(0, n_rows - 1, min(n_rows, 2 * _BLOCK)).astype(int)

@@ -118,7 +118,7 @@ def explorer(
 
 def _page(data):
     """The template with its data, in which nothing can end the script or begin a tag."""
-    template = files(__package__).joinpath("explorer.html").read_text(encoding="utf-8")
+    template = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     head, rest = template.split("__TITLE__")
     between, tail = rest.split("__DATA__")
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
