@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         path,
         wrap,
     )
+    from .geometry import jacobian, jacobian_norm, metric, sensitivity, volume_element
 
 _PUBLIC = {
     "TorusFeatures": ".distances",
@@ -29,6 +30,11 @@ _PUBLIC = {
     "neighbors": ".distances",
     "pairwise_distances": ".distances",
     "path": ".distances",
+    "jacobian": ".geometry",
+    "jacobian_norm": ".geometry",
+    "metric": ".geometry",
+    "sensitivity": ".geometry",
+    "volume_element": ".geometry",
     "wrap": ".distances",
 }
 
@@ -38,9 +44,14 @@ __all__ = [
     "circular_variance",
     "difference",
     "distance",
+    "jacobian",
+    "jacobian_norm",
+    "metric",
     "neighbors",
     "pairwise_distances",
     "path",
+    "sensitivity",
+    "volume_element",
     "wrap",
 ]
 
