@@ -8,7 +8,7 @@ from .display.manifold import ManifoldDisplay
 
 FORMATS = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
 
-_N_AXES, _SIZES = {1: 2, 2: 1, 3: 3}, {1: (9, 5.5), 2: (6.5, 5.5), 3: (15, 4.8)}
+_DPI, _N_AXES, _SIZES = 120, {1: 2, 2: 1, 3: 3}, {1: (9, 5.5), 2: (6.5, 5.5), 3: (15, 4.8)}
 
 
 def draw_map(z, values, name, title, path):
@@ -27,8 +27,8 @@ def draw_map(z, values, name, title, path):
     _save(figure, path)
 
 
-def draw_digits(maps, titles, y, tiles, largest, path):
-    """Draw PCA's map and the torus, coloured by digit, above the images that the torus decodes to.
+def draw_digits(maps, titles, y, model, largest, path):
+    """Draw PCA's map and the torus, coloured by digit, beside the images that the torus decodes to.
 
     Parameters
     ----------
@@ -37,8 +37,8 @@ def draw_digits(maps, titles, y, tiles, largest, path):
     titles : pair of str
         Titles of the two maps.
     y : ndarray of shape (n_samples,)
-    tiles : ndarray of shape (n_rows, n_columns, 64)
-        Images at the centres of a grid on the torus; rows go up, columns to the right.
+    model : QLVMEmbedding
+        That of the torus.
     largest : float
         Grey level of black.
     path : Path
@@ -47,7 +47,9 @@ def draw_digits(maps, titles, y, tiles, largest, path):
     left, middle, right = figure.subplots(1, 3)
     EmbeddingDisplay.from_predictions(maps[0], y, period=None, ax=left, legend=False)
     EmbeddingDisplay.from_predictions(maps[1], y, name="digit", ax=middle)
-    ManifoldDisplay.from_predictions(tiles, image_shape=(8, 8), grey_limits=(0, largest), ax=right)
+    ManifoldDisplay.from_estimator(
+        model, n_tiles=12, image_shape=(8, 8), grey_limits=(0, largest), ax=right
+    )
     left.set(xlabel="first component", ylabel="second component")
     names = (*titles, "What the torus decodes to (opposite edges meet)")
     for panel, name in zip((left, middle, right), names, strict=True):
@@ -69,6 +71,3 @@ def _save(figure, path):
     with catch_warnings():
         simplefilter("ignore")
         figure.savefig(path, dpi=_DPI)
-
-
-_DPI = 120

@@ -7,7 +7,7 @@ import numpy as np
 from .colours import Categories, colours
 from .panels import Space, latent, one_or_all, panels, unrolled
 
-_SHADED_FROM, _N_PIXELS, _N_BARS = 100_000, 400, 60
+_SHADED_FROM, _RASTER_FROM, _N_PIXELS, _N_BARS = 100_000, 20_000, 400, 60
 
 
 class EmbeddingDisplay:
@@ -135,25 +135,33 @@ def _draw_maps(Z, display, ax, space, margin, size):
     pairs = list(combinations(range(Z.shape[1]), 2))
     figure, axes = panels(ax, len(pairs), (5.6 if len(pairs) == 1 else 4.6, 4.8))
     shown = colours(display.values, display.name, len(Z))
-    draw = _shade if len(Z) >= _SHADED_FROM else _dots
     artists = []
     for panel, (i, j) in zip(axes, pairs, strict=True):
         points, rows = Z[:, [i, j]], np.arange(len(Z))
         if margin:
             points, rows = unrolled(points, margin)
-        artists.append(draw(panel, points, shown.rgb[rows], space, (i, j), margin, size))
+        if len(Z) < _SHADED_FROM:
+            artists.append(_dots(panel, points, shown.rgb[rows], size))
+        else:
+            limits = space.limits[[i, j]]
+            limits = limits + margin * np.diff(limits, axis=1) * [-1, 1]
+            artists.append(_shade(panel, points, shown.rgb[rows], limits))
         space.frame(panel, i, j, margin)
     return figure, axes, shown, artists
 
 
-def _dots(panel, points, rgb, space, pair, margin, size):
-    return panel.scatter(*points.T, c=rgb, s=size or dot_size(len(points)), linewidths=0)
+def _dots(panel, points, rgb, size):
+    return panel.scatter(
+        *points.T,
+        c=rgb,
+        s=size or dot_size(len(points)),
+        linewidths=0,
+        rasterized=len(points) > _RASTER_FROM,
+    )
 
 
-def _shade(panel, points, rgb, space, pair, margin, size):
+def _shade(panel, points, rgb, limits):
     """Draw an image: each pixel's mean colour, the more opaque the more rows lie in it."""
-    limits = space.limits[list(pair)]
-    limits = limits + margin * np.diff(limits, axis=1) * [-1, 1]
     scaled = (points - limits[:, 0]) / np.diff(limits, axis=1)[:, 0]
     cells = np.minimum((scaled * _N_PIXELS).astype(int), _N_PIXELS - 1)
     index = cells[:, 1] * _N_PIXELS + cells[:, 0]
@@ -184,9 +192,8 @@ def _draw_line(Z, display, ax, space, margin, size):
     points, rows = unrolled(Z, margin) if margin else (Z, np.arange(len(Z)))
     heights, ticks = shown.heights()
     panel = axes[-1]
-    artist = panel.scatter(
-        points[:, 0], heights[rows], c=shown.rgb[rows], s=size or dot_size(len(Z)), linewidths=0
-    )
+    at = np.column_stack([points[:, 0], heights[rows]])
+    artist = _dots(panel, at, shown.rgb[rows], size)
     panel.set_ylabel(shown.name)
     if ticks is not None:
         panel.set_yticks(*ticks)
