@@ -57,6 +57,7 @@ def explorer(
     *,
     names=None,
     y_name="label",
+    values=("nats", "entropy"),
     clusters=None,
     image_shape=None,
     condition=None,
@@ -82,6 +83,8 @@ def explorer(
     names : array-like of shape (n_samples,), optional
         Names of the rows.
     y_name : str, default="label"
+    values : sequence of {"nats", "entropy"}, default=("nats", "entropy")
+        What the model is asked of every row; of many rows that takes most of the time.
     clusters : object with a method predict(Z), such as TorusWatershed, optional
     image_shape : tuple of int, optional
         (height, width) or (channels, height, width), to show rows as images; by default the
@@ -104,6 +107,7 @@ def explorer(
         y,
         names=names,
         y_name=y_name,
+        values=values,
         clusters=clusters,
         image_shape=image_shape,
         condition=condition,

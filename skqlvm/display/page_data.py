@@ -24,6 +24,7 @@ def collect(
     *,
     names,
     y_name,
+    values,
     clusters,
     image_shape,
     condition,
@@ -35,7 +36,7 @@ def collect(
     if Z.shape[1] != 2:
         raise ValueError(f"explorer expects 2 components, but the model has {Z.shape[1]}.")
     space, n_rows = Space.of(estimator, Z), len(Z)
-    columns = _columns(estimator, X, y, y_name, clusters, Z)
+    columns = _columns(estimator, X, y, y_name, values, clusters, Z)
     if names is not None:
         names = [str(name) for name in names]
         if len(names) != n_rows:
@@ -79,7 +80,7 @@ def collect(
     return data
 
 
-def _columns(estimator, X, y, y_name, clusters, Z):
+def _columns(estimator, X, y, y_name, values, clusters, Z):
     """What rows are coloured by: their labels, nats, entropies and clusters."""
     columns = []
     if y is not None:
@@ -87,7 +88,7 @@ def _columns(estimator, X, y, y_name, clusters, Z):
         if y.shape != (len(Z),):
             raise ValueError(f"y expects {len(Z)} labels, one a row, but got shape {y.shape}.")
         columns.append(_column(str(y_name), y))
-    columns += [_column(what, row_values(estimator, X, what)) for what in ("nats", "entropy")]
+    columns += [_column(what, row_values(estimator, X, what)) for what in values]
     if clusters is not None:
         labels = np.asarray(clusters.predict(Z))
         columns.append(_column("cluster", np.array([text(label) for label in labels])))
