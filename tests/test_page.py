@@ -3,11 +3,13 @@
 import base64
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
 import time
 import zlib
+from pathlib import Path
 from urllib.parse import urlencode
 
 import numpy as np
@@ -117,6 +119,7 @@ def test_user_text_cannot_leave_its_place(page):
 def test_page_asks_the_network_for_nothing(page):
     template = page.html[: page.html.index('<script type="application/json"')]
     template += page.html[page.html.index("</script>") :]
+    template = template.replace(html.escape(EVIL), "")
     assert not re.findall(r"https?:|//\w+\.|\bsrc=|\bfetch\(|import\(|url\(", template)
     assert "default-src 'none'" in template
 
@@ -154,10 +157,9 @@ def test_missing_features_have_a_level_of_their_own(model):
 def test_a_small_budget_keeps_a_part_of_the_rows(model):
     X = np.tile(data(), (30, 1)) + np.random.default_rng(1).normal(0, 0.01, (30 * N, 20))
     whole = display.explorer(model, X, image_shape=(4, 5), n_grid=8, values=())
-    budget = len(whole.html) + 80_000
-    found = held(
-        display.explorer(model, X, image_shape=(4, 5), n_grid=8, values=(), max_bytes=budget)
-    )
+    budget = len(whole.html)
+    small = display.explorer(model, X, image_shape=(4, 5), n_grid=8, values=(), max_bytes=budget)
+    found = held(small)
     assert 0 < found["rows"]["n"] < len(X)
     assert len(found["rows"]["stored"]) == len(set(found["rows"]["stored"])) == found["rows"]["n"]
     place, row = 17, found["rows"]["stored"][17]
@@ -166,7 +168,6 @@ def test_a_small_budget_keeps_a_part_of_the_rows(model):
         high - low
     )
     np.testing.assert_allclose(kept, X[row], atol=0.003)
-    small = display.explorer(model, X, image_shape=(4, 5), n_grid=8, values=(), max_bytes=budget)
     assert len(small.html) < budget
 
 
@@ -230,22 +231,42 @@ def test_browser_shows_what_is_no_torus_and_no_image(tmp_path):
     np.testing.assert_allclose(found["hover"][0]["decoded"], middle, atol=0.01)
 
 
+def processor_seconds(path, frames, folder):
+    """What a browser and its processes take of the processor, however busy the machine is."""
+    address = f"{path.as_uri()}?selftest&frames={frames}"
+    browser = subprocess.Popen(
+        [
+            *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1200,800"),
+            *("--virtual-time-budget=60000", f"--user-data-dir={folder}", "--dump-dom", address),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    parents, ticks = {}, {}
+    while browser.poll() is None:
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = stat.read_text().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            pid = int(stat.parent.name)
+            parents[pid], ticks[pid] = int(fields[1]), int(fields[11]) + int(fields[12])
+        time.sleep(0.02)
+
+    def ours(pid):
+        return pid == browser.pid or (pid in parents and ours(parents[pid]))
+
+    return sum(ticks[pid] for pid in ticks if ours(pid)) / os.sysconf("SC_CLK_TCK")
+
+
 @in_browser
-@pytest.mark.parametrize(("n_rows", "seconds"), [(10_000, 1 / 30), (100_000, 0.3)])
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc to read times from")
+@pytest.mark.parametrize(("n_rows", "seconds"), [(10_000, 1 / 30), (100_000, 0.2)])
 def test_frames_are_quick(n_rows, seconds, model, tmp_path):
-    """The time of a browser without a window stands still in a script: that of a clock on the wall
-    is taken, with frames and without."""
     generator = np.random.default_rng(0)
     rows = data()[generator.integers(N, size=n_rows)]
     rows += generator.normal(0, 0.1, rows.shape)
     path = tmp_path / "map.html"
     display.explorer(model, rows, path=path, n_grid=8, values=())
-    took = {}
-    for frames in (0, 60):
-        times = []
-        for _ in range(2):
-            start = time.perf_counter()
-            browse(path, frames=frames)
-            times.append(time.perf_counter() - start)
-        took[frames] = min(times)
-    assert (took[60] - took[0]) / 60 < seconds
+    none, many = (processor_seconds(path, frames, tmp_path / "user") for frames in (0, 60))
+    assert 0 < (many - none) / 60 < seconds

@@ -15,6 +15,8 @@ from .tiles import checked_shape
 _MISSING, _LEVELS = 255, 254
 _BLOCK, _GRID_BYTES, _MOST_IN_TABLE = 256, 4_000_000, 16
 _ZONES = 256
+_REST = 40_000
+"""Size of the template and of numbers that are no arrays, with room to spare."""
 
 
 def collect(
@@ -76,7 +78,7 @@ def collect(
     size = sum(len(column["data"]) for column in columns) + sum(
         len(text) for text in (data["x"], data["y"], data["grid"]["data"], *(names or ()))
     )
-    data["rows"] = _stored(rows, numbers, max(max_bytes - size - 100_000, 0))
+    data["rows"] = _stored(rows, numbers, max(max_bytes - size - _REST, 0))
     return data
 
 
@@ -134,15 +136,10 @@ def _limits(rows, decoded, image_shape):
         known = np.isfinite(rows)
         low = np.min(rows, 0, initial=np.inf, where=known)
         high = np.max(rows, 0, initial=-np.inf, where=known)
-    low, high = np.minimum(low, decoded.min(0)), np.maximum(high, decoded.max(0))
     if image_shape is None:
-        return low, high
-    return (float(low.min()), float(high.max())) if low.min() >= 0 else _middle(decoded, high)
-
-
-def _middle(decoded, high):
-    """Limits of images with negative values: noise around white is cut off."""
-    return float(np.percentile(decoded, 5)), float(high.max())
+        return np.minimum(low, decoded.min(0)), np.maximum(high, decoded.max(0))
+    # what a Gaussian's decoder leaves around white is noise
+    return min(low.min(), np.percentile(decoded, 5)), max(high.max(), decoded.max())
 
 
 def _quantised(values, low, high):
