@@ -268,5 +268,7 @@ def test_frames_are_quick(n_rows, seconds, model, tmp_path):
     rows += generator.normal(0, 0.1, rows.shape)
     path = tmp_path / "map.html"
     display.explorer(model, rows, path=path, n_grid=8, values=())
-    none, many = (processor_seconds(path, frames, tmp_path / "user") for frames in (0, 60))
-    assert 0 < (many - none) / 60 < seconds
+    user = tmp_path / "user"
+    first = processor_seconds(path, 0, user)
+    none, many = min(first, processor_seconds(path, 0, user)), processor_seconds(path, 100, user)
+    assert 0 < (many - none) / 100 < seconds
