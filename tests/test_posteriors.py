@@ -5,7 +5,7 @@ from math import log, pi
 
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import ive
 
@@ -14,7 +14,7 @@ from skqlvm.engine import lattices, likelihoods, networks, posteriors
 READOUTS = {
     "mean": lambda weights, points: posteriors.mean_direction(weights, points)[0],
     "mode": posteriors.mode,
-    "local": lambda weights, points: posteriors.local_mean(weights.log(), points, radius=0.0617),
+    "local": lambda weights, points: posteriors.local_mean(weights.log(), points),
 }
 
 
@@ -143,7 +143,7 @@ def test_posterior_across_the_seam_has_its_mean_at_the_seam(readout):
     points = lattices.lattice(1, 100)
     weights = torch.zeros(1, 100, dtype=torch.float64)
     weights[0, [99, 1]] = 0.5
-    assert turns_between(READOUTS[readout](weights, points), 0).max() < 1e-12
+    assert turns_between(READOUTS[readout](weights, points), 0).max() < 1e-8
 
 
 @given(
@@ -225,63 +225,73 @@ def test_local_mean_lies_between_lattice_points(center, generator):
     weights = bump(points, (center, 1.0))
     truth = torch.tensor([center], dtype=torch.float64)
     error_of_mode = turns_between(posteriors.mode(weights, points), truth).max()
-    assert turns_between(
-        posteriors.local_mean(weights.log(), points, radius=0.1), truth
-    ).max() < min(1e-3, 0.3 * error_of_mode)
-
-
-@given(
-    k=st.integers(1, 3), m=st.integers(1, 99), radius=st.floats(0.01, 0.4), seed=st.integers(0, 99)
-)
-def test_local_mean_equals_loop_over_distances(k, m, radius, seed):
-    generator = torch.Generator().manual_seed(seed)
-    points = lattices.shifted(lattices.lattice(k, m), lattices.random_shift(k, generator))
-    weights = random_weights(generator, 3, m)
-    steps = points[:, None] - points
-    steps = steps - steps.round()
-    distances = steps.norm(dim=2)
-    assume((distances - radius).abs().min() > 1e-9)
-    expected = []
-    for row in weights:
-        peak = int(row.argmax())
-        near = [j for j in range(m) if distances[j, peak] < radius]
-        expected.append(
-            points[peak] + sum(row[j] * steps[j, peak] for j in near) / sum(row[j] for j in near)
-        )
-    assert (
-        turns_between(
-            posteriors.local_mean(weights.log(), points, radius), torch.stack(expected)
-        ).max()
-        < 1e-10
+    assert turns_between(posteriors.local_mean(weights.log(), points), truth).max() < min(
+        1e-3, 0.3 * error_of_mode
     )
 
 
-def test_local_mean_counts_what_is_within_six_hundredths_of_a_turn():
-    """Of 100 points on a circle those at 0, 0.05 and 0.07 have mass: 2, 1 and 1."""
+def mean_shift(row, points, center, scale):
+    """The plain way, over all points: thousands of small steps, then the mean within a plateau."""
+    for _ in range(3000):
+        steps = points - center
+        steps = steps - steps.round()
+        weights = row * (-steps.square().sum(1) / (2 * scale**2)).exp()
+        center = center + weights @ steps / weights.sum()
+    steps = points - center
+    steps = steps - steps.round()
+    weights = row * (-((steps.norm(dim=1) / (2.6 * scale)) ** 4)).exp()
+    return center + weights @ steps / weights.sum()
+
+
+@pytest.mark.parametrize(("k", "m"), [(1, 610), (2, 6765), (2, 987), (3, 8191)])
+def test_local_mean_equals_plain_mean_shift_over_all_points(k, m, generator):
+    """Of lopsided posteriors, each of two bumps of different widths that overlap."""
+    points = lattices.shifted(lattices.lattice(k, m), lattices.random_shift(k, generator))
+    scale = max(0.0135, 0.75 * m ** (-1 / k))
+    first = torch.rand(4, k, dtype=torch.float64, generator=generator)
+    second = first + scale * torch.rand(4, k, dtype=torch.float64, generator=generator)
+    weights = sum(
+        height * (-((points - at[:, None] + 0.5).remainder(1) - 0.5).square().sum(2) / width).exp()
+        for at, height, width in ((first, 1.0, scale**2), (second, 0.7, scale**2 / 3))
+    )
+    found = posteriors.local_mean(weights.log(), points)
+    for row, z in zip(weights, found, strict=True):
+        expected = mean_shift(row, points, points[row.argmax()], scale)
+        assert turns_between(z, expected).max() < 2e-3 * scale
+
+
+@pytest.mark.parametrize(("k", "m", "bound"), [(1, 2584, 1e-6), (2, 6765, 2e-4), (3, 8191, 2e-3)])
+def test_local_mean_of_a_wide_posterior_is_not_tied_to_the_lattice(k, m, bound):
+    """As the posterior moves on by a hundredth of the spacing, so does its mean, with no jump."""
+    points, spacing = lattices.lattice(k, m), m ** (-1 / k)
+    centers = 0.3 + spacing * torch.linspace(0, 3, 301, dtype=torch.float64)[:, None].expand(-1, k)
+    log_w = 5 * (2 * pi * (points - centers[:, None])).cos().sum(2)
+    assert turns_between(posteriors.local_mean(log_w, points), centers).max() < bound
+    assert turns_between(posteriors.mode(log_w, points), centers).max() > 0.3 * spacing
+
+
+def test_local_mean_goes_where_the_window_has_most_around():
+    """A single point that stands out, on the slope of a wide bump, does not hold it."""
+    points = lattices.lattice(1, 987)
+    log_w = 25 * (2 * pi * (points[:, 0] - 0.5)).cos()[None]
+    log_w[0, 440] = log_w.max() + 0.1
+    assert turns_between(posteriors.local_mean(log_w, points), 0.5).max() < 2e-3
+
+
+def test_local_mean_does_not_see_what_is_far_away():
     points = lattices.lattice(1, 100)
     log_w = torch.full((1, 100), -torch.inf, dtype=torch.float64)
-    log_w[0, [0, 5, 7]] = torch.tensor([2.0, 1, 1], dtype=torch.float64).log()
-    assert posteriors.local_mean(log_w, points).item() == pytest.approx(0.05 / 3, abs=1e-12)
+    log_w[0, [0, 20, 24]] = torch.tensor([2.0, 1, 1], dtype=torch.float64).log()
+    assert turns_between(posteriors.local_mean(log_w, points), 0).max() < 1e-12
 
 
-def test_local_mean_that_crosses_the_seam_stays_below_one():
+def test_local_mean_of_a_narrow_posterior_is_its_mean_and_stays_below_one():
     """The peak is at 0.99; the mean of 0.99, 0.01 and 0.02 is beyond the seam."""
     points = lattices.lattice(1, 100)
     weights = torch.zeros(1, 100, dtype=torch.float64)
     weights[0, [99, 1, 2]] = torch.tensor([0.34, 0.33, 0.33], dtype=torch.float64)
-    assert posteriors.local_mean(weights.log(), points).item() == pytest.approx(
-        0.34 * -0.01 + 0.33 * 0.01 + 0.33 * 0.02
-    )
-
-
-def test_local_mean_without_neighbours_is_the_mode(generator):
-    points, weights = lattices.lattice(2, 34), random_weights(generator, 5, 34)
-    torch.testing.assert_close(
-        posteriors.local_mean(weights.log(), points, radius=0.01),
-        posteriors.mode(weights, points),
-        rtol=0,
-        atol=1e-15,
-    )
+    mean = 0.34 * -0.01 + 0.33 * 0.01 + 0.33 * 0.02
+    assert posteriors.local_mean(weights.log(), points).item() == pytest.approx(mean, abs=1e-3)
 
 
 def test_moments_are_posterior_means(generator):

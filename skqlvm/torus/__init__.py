@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .density import TorusDensity
     from .distances import (
         TorusFeatures,
         circular_mean,
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
         path,
         wrap,
     )
+    from .geodesics import geodesic, geodesic_distances
     from .geometry import jacobian, jacobian_norm, metric, sensitivity, volume_element
 
 _PUBLIC = {
+    "TorusDensity": ".density",
     "TorusFeatures": ".distances",
     "circular_mean": ".distances",
     "circular_variance": ".distances",
@@ -30,6 +33,8 @@ _PUBLIC = {
     "neighbors": ".distances",
     "pairwise_distances": ".distances",
     "path": ".distances",
+    "geodesic": ".geodesics",
+    "geodesic_distances": ".geodesics",
     "jacobian": ".geometry",
     "jacobian_norm": ".geometry",
     "metric": ".geometry",
@@ -39,11 +44,14 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "TorusDensity",
     "TorusFeatures",
     "circular_mean",
     "circular_variance",
     "difference",
     "distance",
+    "geodesic",
+    "geodesic_distances",
     "jacobian",
     "jacobian_norm",
     "metric",

@@ -311,7 +311,7 @@ def weights_of(weights, n_points, name="weights"):
     if weights.shape != (n_points,):
         raise ValueError(f"{name} expects shape ({n_points},), but got {weights.shape}.")
     if (weights < 0).any() or not weights.any():
-        raise ValueError(f"{name} expects numbers that are not negative, some of them positive.")
+        raise ValueError(f"{name} expects numbers that are not negative, nor all zero.")
     weights = weights / weights.max()
     return weights / weights.sum()
 
