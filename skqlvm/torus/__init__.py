@@ -8,6 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .alignment import Alignment, align, stability
+    from .clusters import TorusWatershed
     from .density import TorusDensity
     from .distances import (
         TorusFeatures,
@@ -22,30 +24,40 @@ if TYPE_CHECKING:
     )
     from .geodesics import geodesic, geodesic_distances
     from .geometry import jacobian, jacobian_norm, metric, sensitivity, volume_element
+    from .mean_shift import TorusMeanShift
 
 _PUBLIC = {
+    "Alignment": ".alignment",
     "TorusDensity": ".density",
     "TorusFeatures": ".distances",
+    "TorusMeanShift": ".mean_shift",
+    "TorusWatershed": ".clusters",
+    "align": ".alignment",
     "circular_mean": ".distances",
     "circular_variance": ".distances",
     "difference": ".distances",
     "distance": ".distances",
-    "neighbors": ".distances",
-    "pairwise_distances": ".distances",
-    "path": ".distances",
     "geodesic": ".geodesics",
     "geodesic_distances": ".geodesics",
     "jacobian": ".geometry",
     "jacobian_norm": ".geometry",
     "metric": ".geometry",
+    "neighbors": ".distances",
+    "pairwise_distances": ".distances",
+    "path": ".distances",
     "sensitivity": ".geometry",
+    "stability": ".alignment",
     "volume_element": ".geometry",
     "wrap": ".distances",
 }
 
 __all__ = [
+    "Alignment",
     "TorusDensity",
     "TorusFeatures",
+    "TorusMeanShift",
+    "TorusWatershed",
+    "align",
     "circular_mean",
     "circular_variance",
     "difference",
@@ -59,6 +71,7 @@ __all__ = [
     "pairwise_distances",
     "path",
     "sensitivity",
+    "stability",
     "volume_element",
     "wrap",
 ]
