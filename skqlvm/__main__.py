@@ -329,9 +329,7 @@ def _digits(arguments):
         ]
         print()
         status = _save(
-            lambda path: _pictures.draw_digits(
-                maps, titles, split[3], _tiles(model), largest, path
-            ),
+            lambda path: _pictures.draw_digits(maps, titles, split[3], model, largest, path),
             out,
             "The maps of PCA and the QLVM, and the decoded torus, are",
         )
@@ -355,13 +353,6 @@ def _measure(model, X_train, X_test, y_train, y_test):
         maps = [np.hstack([np.cos(2 * np.pi * z), np.sin(2 * np.pi * z)]) for z in maps]
     accuracy = KNeighborsClassifier(10).fit(maps[0], y_train).score(maps[1], y_test)
     return model.score(X_test), accuracy, seconds, interrupted
-
-
-def _tiles(model, side=12):
-    """Images at the centres of a grid on the torus, of shape (side, side, 8, 8)."""
-    centers = (np.arange(side) + 0.5) / side
-    grid = np.stack(np.meshgrid(centers, centers), axis=-1).reshape(-1, 2)
-    return model.inverse_transform(grid).reshape(side, side, 8, 8)
 
 
 if __name__ == "__main__":

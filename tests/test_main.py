@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from skqlvm import QLVMEmbedding, __version__
-from skqlvm.__main__ import _plain_warnings, _tiles, main
+from skqlvm.__main__ import _plain_warnings, main
 from skqlvm.engine.likelihoods import FAMILIES
 
 pytestmark = [
@@ -275,10 +275,3 @@ def test_digits_stand_beside_pca(likelihood, tmp_path, capsys):
     assert ("do not compare" in said) == (likelihood not in densities)
     assert f"the decoded torus, are in {out}." in said
     assert out.read_bytes()[1:4] == b"PNG"
-
-
-def test_tiles_lie_where_they_decode_from(X):
-    X = np.random.default_rng(0).random((29, 64))
-    model = QLVMEmbedding(n_points=5, n_points_eval=7, max_iter=1, random_state=0).fit(X)
-    there = model.inverse_transform([[3.5 / 5, 1.5 / 5]]).reshape(8, 8)
-    np.testing.assert_allclose(_tiles(model, side=5)[1, 3], there, rtol=1e-5, atol=1e-5)
