@@ -159,6 +159,9 @@ class Frames:
         pandas.DataFrame of shape (n_samples, n_features)
         """
         check_is_fitted(self)
+        names = self._columns.names
+        if names is not None and is_frame(X) and set(X.columns) == set(names):
+            X = X[names]  # in the order of the fit
         values = np.asarray(X, dtype=np.float64)
         if values.ndim != 2 or values.shape[1] != self.n_features_in_:
             raise ValueError(

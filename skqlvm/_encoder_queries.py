@@ -209,7 +209,7 @@ class EncoderQueries(EncoderScores, PosteriorQueries, Imputation, TransformerMix
             conditions=self._told,
         )
 
-    def _finish(self, model, x):
+    def _finish(self, model, x, weight=None):
         """Find a lattice on which the likelihood has converged, and decode it if it is small."""
         found = {"harmonic_order_": model.harmonic_order, "_atlas": None}
         self._check_encoder(model, x)
@@ -221,7 +221,7 @@ class EncoderQueries(EncoderScores, PosteriorQueries, Imputation, TransformerMix
         found |= {"n_points_eval_": settled.n_points, "lattice_": lattice, "_cube": u}
         if len(u) * model.likelihood.n_outputs * model.like.element_size() <= _ATLAS_BYTES:
             [found["_atlas"]] = quadrature.charts(model, u, factored=True)
-        found["aggregate_posterior_"] = _aggregated(model, u, found["_atlas"], x)
+        found["aggregate_posterior_"] = _aggregated(model, u, found["_atlas"], x, weight)
         if settled.change > settled.tolerance and self._has_posterior():
             _checks.warn(
                 f"Log-likelihoods by quadrature still changed by {settled.change:.2g} nats a row "
@@ -291,7 +291,7 @@ class EncoderQueries(EncoderScores, PosteriorQueries, Imputation, TransformerMix
         return self._table_bytes(X, self.n_points_eval_)
 
 
-def _aggregated(model, u, chart, x):
+def _aggregated(model, u, chart, x, weight):
     """The mean posterior over points u of the cube of some rows x, the fewer the longer u is."""
     x = chosen(x, torch.arange(min(len(x), max(1, _AGGREGATED // len(u))), device=x.device))
     charts = [chart] if chart else list(quadrature.charts(model, u, n_at_once=model.n_decoded))
@@ -299,5 +299,8 @@ def _aggregated(model, u, chart, x):
         torch.cat([chart.table(model.likelihood, part) for chart in charts], 1)
         for part in split(x, _AGGREGATED_AT_ONCE)
     )
-    sums = [posteriors.responsibilities(table).double().sum(0) for table in tables]
-    return (torch.stack(sums).sum(0) / len(x)).cpu().numpy()
+    shares = torch.ones(len(x), dtype=torch.float64) if weight is None else weight[: len(x)]
+    shares = (shares / shares.sum()).to(x.device)
+    parts = zip(shares.split(_AGGREGATED_AT_ONCE), tables, strict=True)
+    means = [share @ posteriors.responsibilities(table).double() for share, table in parts]
+    return torch.stack(means).sum(0).cpu().numpy()

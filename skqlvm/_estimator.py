@@ -46,8 +46,8 @@ class LatentEstimator(
     randomness)`` returns a `skqlvm.engine.models.Model`, not yet started at the data.
     ``_objective(model, fit)`` returns the training bound, a function of a `Batch` and a generator
     (None for a bound that is the same each time) that gives nats a row.
-    ``_finish(model, x)`` returns what queries need beside the model, as a dict of attributes, from
-    some rows x.
+    ``_finish(model, x, weight)`` returns what queries need beside the model, as a dict of
+    attributes, from some rows x, and how often each counts (None is once).
     """
 
     _shaping = ("n_components", *_blocks.SHAPING, "condition_columns")
@@ -306,7 +306,8 @@ class LatentEstimator(
         if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
             raise FloatingPointError("a weight is not finite")
         with torch.no_grad():
-            found = self._finish(model, fit.some(_LARGEST_FINISH))
+            some = fit.some(_LARGEST_FINISH)
+            found = self._finish(model, some.x, some.weight)
         for name in [name for name in vars(self) if _is_of_a_fit(name)]:
             delattr(self, name)
         vars(self).update(attributes | found | _conditions.learned(model.conditions))

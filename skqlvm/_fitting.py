@@ -109,7 +109,7 @@ class Fit:
 
     def some(self, n_rows):
         """Return so many rows, held-out ones first."""
-        return self.rows.batch(torch.cat([self.held_out, self.trained])[:n_rows]).x
+        return self.rows.batch(torch.cat([self.held_out, self.trained])[:n_rows])
 
     def start(self, likelihood, n_rows):
         """Start a likelihood at so many trained rows, and more if these lack a feature."""

@@ -6,7 +6,7 @@ from . import _checks, _conditions, _parts, _readouts, _transformations
 from ._estimator import LatentEstimator
 from ._lattice_queries import LatticeQueries
 from .engine import lattices, marginal, models, optimizers, posteriors, quadrature
-from .engine.rows import split
+from .engine.rows import mean_of_rows, split
 
 _TRAINING_BYTES = 2**30
 _SPARED = {"highest": 2**-24, "medium": 1e-2}
@@ -146,7 +146,8 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
     lattice_ : ndarray of shape (n_points_eval, n_components)
         The evaluation lattice, in turns: the points that the columns of `posterior` stand for.
     aggregate_posterior_ : ndarray of shape (n_points_eval,)
-        Mean of the posteriors of up to 500 rows of the last fit, over `lattice_`; sums to one.
+        Mean of the posteriors of up to 500 rows of the last fit, by their weights, over `lattice_`;
+        sums to one.
     decoder_ : torch.nn.Module
     likelihood_ : skqlvm.engine.likelihoods.ExponentialFamily
     condition_groups_ : ndarray of shape (n_groups, n_conditions)
@@ -292,7 +293,7 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         bound = marginal.TrainingBound(
             model,
             sizes,
-            fit.some(fit.batch_size),
+            fit.some(fit.batch_size).x,
             n_bytes=_TRAINING_BYTES // min(model.n_groups, fit.batch_size),
             spared=spared,
             n_copies=_transformations.n_trained(model.n_copies),
@@ -300,7 +301,7 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         model.n_decoded = min(models.Model.n_decoded, bound.n_at_once)
         return lambda batch, generator: bound(batch.x, generator, batch.weight)
 
-    def _finish(self, model, x):
+    def _finish(self, model, x, weight=None):
         """Decode the evaluation lattice; warn once if the posteriors of some rows are finer."""
         [points] = _parts.build_lattices(self, "n_points_eval", model)
         [atlas] = quadrature.charts(model, points, factored=True)
@@ -317,7 +318,7 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
                 _checks.warn_if_coarse(effective, len(points), error)
         found = {
             "lattice_": points.numpy(),
-            "aggregate_posterior_": weights.double().mean(0).cpu().numpy(),
+            "aggregate_posterior_": mean_of_rows(weights, weight).cpu().numpy(),
             "harmonic_order_": model.harmonic_order,
             "_atlas": atlas,
             "_coarse": coarse or self._coarse,

@@ -417,6 +417,14 @@ def test_to_frame_keeps_an_index_and_refuses_other_widths(build):
         model.to_frame(model.transform(frame))
 
 
+def test_to_frame_knows_columns_by_their_names(build):
+    frame = table()
+    model = build(likelihood="auto").fit(frame)
+    filled = model.impute(frame)
+    turned = model.to_frame(filled[filled.columns[::-1]])
+    pd.testing.assert_frame_equal(turned, model.to_frame(filled))
+
+
 def test_mixed_models_are_estimators(build, tmp_path):
     """Pickles, clones, searches, pipelines, passes over further rows."""
     frame = table()

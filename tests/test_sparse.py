@@ -296,3 +296,10 @@ def test_importance_samples_of_sparse_rows_are_those_of_dense_ones(n_components,
             csr_array(X), method=method, n_importance_samples=50, return_std=True
         )
         np.testing.assert_allclose(sparse, dense, atol=1e-6)
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "negative_binomial"])
+def test_totals_may_all_be_zero(likelihood):
+    X = np.zeros((20, 3))
+    model = QLVMEmbedding(**QLVM, likelihood=likelihood, exposure="total").fit(X)
+    np.testing.assert_allclose(model.score_samples(X), 0, atol=1e-6)

@@ -215,3 +215,10 @@ def test_starts_weigh_rows_as_often_as_they_come(likelihood, generator):
     repeated.start(x.repeat_interleave(weight, 0))
     for found, expected in zip(weighted.buffers(), repeated.buffers(), strict=True):
         torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("kind", [QLVMEmbedding, VAEEmbedding])
+def test_aggregate_posterior_weighs_rows_as_often_as_they_come(kind, X, weight):
+    model = kind(**(QLVM if kind is QLVMEmbedding else TINY)).fit(X, sample_weight=weight)
+    repeated = model.aggregate_posterior(np.repeat(X, weight, 0))
+    np.testing.assert_allclose(model.aggregate_posterior_, repeated, atol=1e-9)

@@ -82,7 +82,8 @@ class Counts(ExponentialFamily):
         if self.exposure is not None:
             exposure = self._raw_exposure(x).double()
             some = exposure > 0
-            self.unit = median(exposure[some], None if weight is None else weight[some])
+            if bool(some.any()):
+                self.unit = median(exposure[some], None if weight is None else weight[some])
         mean = mean_of_rows(self.statistics(x), weight)
         rate = mean / self._mean_exposure(x, weight)
         self.loc = rate.clamp(min=_RAREST).log()
@@ -161,7 +162,7 @@ class Counts(ExponentialFamily):
         exposure, counts = self.exposures(x).double() ** power, self.statistics(x)
         if gaps(counts) is not None:
             exposure = torch.where(counts.isnan(), counts.double(), exposure)
-        return mean_of_rows(exposure, weight)
+        return mean_of_rows(exposure, weight).clamp(min=1e-30)  # of rows whose totals are zero
 
     def _with_exposure(self, values: Tensor, value: float | Tensor) -> Tensor:
         """Values of counts (..., n_outputs), and one in the column of the exposure if there is."""
