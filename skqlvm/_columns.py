@@ -211,7 +211,7 @@ def _kind_of_series(column):
     if name.startswith(("string", "str")):
         return "category"
     if column.dtype.kind != "O" or name != "object":
-        return _kind(column.dtype)
+        return "integer" if _are_whole_with_gaps(column) else _kind(column.dtype)
     from pandas.api.types import infer_dtype
 
     found = infer_dtype(column, skipna=True)
@@ -223,6 +223,14 @@ def _kind_of_series(column):
     if found not in _NUMBERS:
         return "category"
     return {"boolean": "boolean", "integer": "integer"}.get(found, "real")
+
+
+def _are_whole_with_gaps(column):
+    """Whether real numbers are whole ones that pandas could not keep as such for their gaps."""
+    there = column.dropna()
+    return (
+        column.dtype.kind == "f" and 0 < len(there) < len(column) and bool((there % 1 == 0).all())
+    )
 
 
 def _levels(column):

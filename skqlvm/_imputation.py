@@ -6,6 +6,7 @@ from scipy.sparse import issparse
 from sklearn.utils.validation import check_is_fitted
 
 from . import _checks, _data
+from ._columns import is_frame
 from .engine import posteriors
 from .engine.conditions import by_group
 from .engine.precision import own_settings
@@ -62,6 +63,8 @@ class Imputation:
             for result, found in zip((filled, std), zip(*parts, strict=True), strict=True):
                 result[missing] = np.concatenate(found)[missing[incomplete]]
         filled = _data.like_given(self, X, filled)
+        if is_frame(X) and self._columns.levels:
+            filled = self.to_frame(filled)
         return (filled, _data.like_given(self, X, std)) if return_std else filled
 
     def _rescaled(self, means, X):
