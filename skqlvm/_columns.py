@@ -105,6 +105,14 @@ class Columns(NamedTuple):
             result.isetitem(number, _codes(X.iloc[:, number], levels, name))
         return result
 
+    def recoded(self, X):
+        """Return a data frame with codes for what is no number in columns of categories."""
+        X = X.copy(deep=False)
+        for number, levels in self.levels.items():
+            if getattr(X.dtypes.iloc[number], "kind", "O") not in "fiu":
+                X.isetitem(number, _codes(X.iloc[:, number], levels, self.names[number]))
+        return X
+
     def frame(self, values, names, index=None):
         """Return a data frame of values (n, n_columns), of codes the categories."""
         import pandas as pd
@@ -161,7 +169,7 @@ class Frames:
         check_is_fitted(self)
         names = self._columns.names
         if names is not None and is_frame(X) and set(X.columns) == set(names):
-            X = X[names]  # in the order of the fit
+            X = self._columns.recoded(X[names])  # in the order of the fit
         values = np.asarray(X, dtype=np.float64)
         if values.ndim != 2 or values.shape[1] != self.n_features_in_:
             raise ValueError(
@@ -211,7 +219,7 @@ def _kind_of_series(column):
     if name.startswith(("string", "str")):
         return "category"
     if column.dtype.kind != "O" or name != "object":
-        return "integer" if _are_whole_with_gaps(column) else _kind(column.dtype)
+        return _kind(column.dtype)
     from pandas.api.types import infer_dtype
 
     found = infer_dtype(column, skipna=True)
@@ -223,14 +231,6 @@ def _kind_of_series(column):
     if found not in _NUMBERS:
         return "category"
     return {"boolean": "boolean", "integer": "integer"}.get(found, "real")
-
-
-def _are_whole_with_gaps(column):
-    """Whether real numbers are whole ones that pandas could not keep as such for their gaps."""
-    there = column.dropna()
-    return (
-        column.dtype.kind == "f" and 0 < len(there) < len(column) and bool((there % 1 == 0).all())
-    )
 
 
 def _levels(column):

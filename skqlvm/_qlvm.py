@@ -124,8 +124,8 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         that their scores compare. "auto" is 2584, 6765 or 8191 points in one, two or three
         dimensions.
     embedding : {"local", "mean", "mode"}, default="local"
-        What `transform` reads off the posterior: the mean of its dominant mode, its circular mean,
-        or its most probable lattice point.
+        What `transform` reads off the posterior: the mean of its dominant mode, within a smooth
+        window; its circular mean; or its most probable lattice point.
     output : {"turns", "cartesian", "moments"}, default="turns"
         What `transform` returns: coordinates in turns, [0, 1); their cosines and then their sines,
         for Euclidean methods; or posterior means of all harmonics up to `harmonic_order`, which

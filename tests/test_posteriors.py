@@ -278,6 +278,15 @@ def test_local_mean_goes_where_the_window_has_most_around():
     assert turns_between(posteriors.local_mean(log_w, points), 0.5).max() < 2e-3
 
 
+def test_local_mean_of_a_row_does_not_depend_on_other_rows(generator):
+    points = lattices.lattice(2, 987)
+    log_w = torch.randn(60, 987, dtype=torch.float64, generator=generator)
+    log_w[:20] *= 20
+    together = posteriors.local_mean(log_w, points)
+    alone = torch.cat([posteriors.local_mean(row[None], points) for row in log_w])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-12)
+
+
 def test_local_mean_does_not_see_what_is_far_away():
     points = lattices.lattice(1, 100)
     log_w = torch.full((1, 100), -torch.inf, dtype=torch.float64)

@@ -139,6 +139,7 @@ def _centered(log_w: Tensor, steps: Tensor, center: Tensor, scale: float) -> Ten
     features = torch.cat([steps, (steps[:, :, None] * steps[:, None]).flatten(1)], 1)
     eye = torch.eye(k).to(steps)
     result, rows = center.clone(), torch.arange(len(center), device=center.device)
+    moving = torch.ones_like(rows, dtype=torch.bool)  # what has settled stays, whatever others do
     for _ in range(_MOST_STEPS):
         ones = torch.ones_like(center[:, :1])
         weights = torch.softmax(torch.addmm(log_w, torch.cat([center, ones], 1), pull), 1)
@@ -149,14 +150,14 @@ def _centered(log_w: Tensor, steps: Tensor, center: Tensor, scale: float) -> Ten
         newton = torch.cholesky_solve(shift[:, :, None], factor)[:, :, 0]
         step = torch.where((failed == 0)[:, None], newton, shift)
         length = step.norm(dim=1)
-        center = center + step * (scale / length.clamp(min=scale))[:, None]
+        center = center + step * (moving * scale / length.clamp(min=scale))[:, None]
         result[rows] = center
-        unsettled = length > _SETTLED * scale
-        n_unsettled = int(unsettled.count_nonzero())
-        if not n_unsettled:
+        moving = moving & (length > _SETTLED * scale)
+        n_moving = int(moving.count_nonzero())
+        if not n_moving:
             break
-        if n_unsettled < len(rows) / 2:
-            rows, center, log_w = _chosen(unsettled, rows, center, log_w)
+        if n_moving < len(rows) / 2:
+            rows, center, log_w, moving = _chosen(moving, rows, center, log_w, moving)
     return result
 
 
