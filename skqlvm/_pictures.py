@@ -48,7 +48,7 @@ def draw_digits(maps, titles, y, model, largest, path):
     EmbeddingDisplay.from_predictions(maps[0], y, period=None, ax=left, legend=False)
     EmbeddingDisplay.from_predictions(maps[1], y, name="digit", ax=middle)
     ManifoldDisplay.from_estimator(
-        model, n_tiles=12, image_shape=(8, 8), grey_limits=(0, largest), ax=right
+        model, n_tiles=10, image_shape=(8, 8), grey_limits=(0, largest), ax=right
     )
     left.set(xlabel="first component", ylabel="second component")
     names = (*titles, "What the torus decodes to (opposite edges meet)")

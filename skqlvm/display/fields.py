@@ -188,7 +188,7 @@ class PosteriorDisplay:
         self.titles = titles
 
     @classmethod
-    def from_estimator(cls, estimator, X, *, names=None, ax=None, cmap="BuPu"):
+    def from_estimator(cls, estimator, X, *, names=None, ax=None, cmap="Purples"):
         """Draw the posteriors of rows under a fitted estimator.
 
         Parameters
@@ -200,7 +200,7 @@ class PosteriorDisplay:
             Names of the rows; their numbers by default.
         ax : matplotlib Axes or array-like of them, optional
             One for each row.
-        cmap : str or Colormap, default="BuPu"
+        cmap : str or Colormap, default="Purples"
 
         Returns
         -------
@@ -217,7 +217,9 @@ class PosteriorDisplay:
         return cls._drawn(estimator.lattice_, estimator.posterior(X), space, titles, ax, cmap)
 
     @classmethod
-    def from_predictions(cls, lattice, posterior, *, period=1.0, names=None, ax=None, cmap="BuPu"):
+    def from_predictions(
+        cls, lattice, posterior, *, period=1.0, names=None, ax=None, cmap="Purples"
+    ):
         """Draw posteriors over the points of a lattice.
 
         Parameters
@@ -229,7 +231,7 @@ class PosteriorDisplay:
         period : float or None, default=1.0
         names : list of str, optional
         ax : matplotlib Axes or array-like of them, optional
-        cmap : str or Colormap, default="BuPu"
+        cmap : str or Colormap, default="Purples"
 
         Returns
         -------
@@ -250,13 +252,13 @@ class PosteriorDisplay:
         _check_rows(len(posterior))
         return cls(lattice, posterior * len(lattice), space, titles).plot(ax, cmap=cmap)
 
-    def plot(self, ax=None, *, cmap="BuPu", n_pixels=200):
+    def plot(self, ax=None, *, cmap="Purples", n_pixels=200):
         """Draw.
 
         Parameters
         ----------
         ax : matplotlib Axes or array-like of them, optional
-        cmap : str or Colormap, default="BuPu"
+        cmap : str or Colormap, default="Purples"
         n_pixels : int, default=200
             Of the pictures, in each dimension.
 
@@ -335,8 +337,10 @@ def image(ax, values, space, **kwargs):
     return drawn
 
 
-def borders(ax, labels, space, colour="white"):
+def borders(ax, labels, space):
     """Draw the borders between labels at the centres of a grid, across the seam too."""
+    from matplotlib.patheffects import withStroke
+
     edges = "wrap" if space.period else "edge"
     labels = np.pad(labels, 1, mode=edges)
     limits = space.limits[:2]
@@ -344,8 +348,11 @@ def borders(ax, labels, space, colour="white"):
         low + (np.arange(-1, n - 1) + 0.5) / (n - 2) * (high - low)
         for n, (low, high) in zip(labels.shape[::-1], limits, strict=True)
     )
-    # a point that three clusters share lies on three contours; all but one label draw all borders
-    return [
-        ax.contour(x, y, labels == label, [0.5], colors=[colour], linewidths=0.9)
+    # all but one label draw all borders
+    drawn = [
+        ax.contour(x, y, labels == label, [0.5], colors=["white"], linewidths=1.1)
         for label in np.unique(labels)[1:]
     ]
+    for border in drawn:
+        border.set_path_effects([withStroke(linewidth=2.4, foreground="black")])
+    return drawn

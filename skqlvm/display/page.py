@@ -41,7 +41,7 @@ class Explorer:
     def _repr_html_(self):
         page = html.escape(self.html, quote=True)
         return (
-            f'<iframe srcdoc="{page}" sandbox="allow-scripts" '
+            f'<iframe srcdoc="{page}" '
             'style="width: 100%; height: 640px; border: 1px solid #ddd"></iframe>'
         )
 
