@@ -100,9 +100,8 @@ def test_prominences_are_those_of_a_naive_search():
 
 def test_water_stays_behind_the_higher_pass():
     heights = np.array([0.0, 1.0, 5.0, 1.0, 0.5, 2.0, 0.2])
-    assert landscapes.flooded(heights, chain(7), [0, 6]).tolist() == [0, 0, 0, 1, 1, 1, 1] or (
-        landscapes.flooded(heights, chain(7), [0, 6]).tolist() == [0, 0, 1, 1, 1, 1, 1]
-    )
+    found = landscapes.flooded(heights, chain(7), [0, 6])
+    assert np.delete(found, 2).tolist() == [0, 0, 1, 1, 1, 1]
 
 
 def test_every_point_is_flooded_and_regions_are_in_one_piece():
