@@ -126,5 +126,7 @@ def test_stability_of_a_map_and_the_same_moved():
         assert getattr(found, name)[1] < 0.8
         np.testing.assert_allclose(*getattr(found, name)[1:], atol=0.1)
     np.testing.assert_allclose(found.nats_spread, np.ptp([model.score(X), other.score(X)]))
+    by_rows = stability([model, other], X, n_clusters=3, merge="overlap", n_pairs=20)
+    assert -1 <= by_rows.co_clustering[0] < 1
     with pytest.raises(ValueError, match="expects two or more, but got 1"):
         stability([model], X)

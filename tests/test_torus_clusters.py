@@ -100,9 +100,8 @@ def test_prominences_are_those_of_a_naive_search():
 
 def test_water_stays_behind_the_higher_pass():
     heights = np.array([0.0, 1.0, 5.0, 1.0, 0.5, 2.0, 0.2])
-    assert landscapes.flooded(heights, chain(7), [0, 6]).tolist() == [0, 0, 0, 1, 1, 1, 1] or (
-        landscapes.flooded(heights, chain(7), [0, 6]).tolist() == [0, 0, 1, 1, 1, 1, 1]
-    )
+    found = landscapes.flooded(heights, chain(7), [0, 6])
+    assert np.delete(found, 2).tolist() == [0, 0, 1, 1, 1, 1]
 
 
 def test_every_point_is_flooded_and_regions_are_in_one_piece():
@@ -126,7 +125,9 @@ def test_watershed_finds_heaps_across_the_seam(n_clusters):
     np.testing.assert_array_equal(clusters.predict(Z + 3.0), clusters.labels_)
 
 
-@pytest.mark.parametrize("clusterer", [TorusWatershed(n_clusters=3), TorusMeanShift(0.06)])
+@pytest.mark.parametrize(
+    "clusterer", [TorusWatershed(n_clusters=3, n_points=987), TorusMeanShift(0.06, n_points=987)]
+)
 @pytest.mark.parametrize("shift", [[0.5, 0.5], [0.123456, 0.98765], [-0.3, 7.1]])
 def test_clusters_do_not_depend_on_where_the_torus_is_cut(clusterer, shift):
     """Even where clusters overlap, and borders go through rows."""
@@ -137,7 +138,9 @@ def test_clusters_do_not_depend_on_where_the_torus_is_cut(clusterer, shift):
     assert adjusted_rand_score(labels, moved) == 1
 
 
-@pytest.mark.parametrize("clusterer", [TorusWatershed(n_clusters=4), TorusMeanShift(0.08)])
+@pytest.mark.parametrize(
+    "clusterer", [TorusWatershed(n_clusters=4, n_points=987), TorusMeanShift(0.08, n_points=987)]
+)
 @pytest.mark.parametrize("matrix", [[[-1, 0], [0, -1]], [[-1, 0], [0, 1]], [[0, 1], [1, 0]]])
 def test_clusters_are_the_same_on_a_reflected_torus(clusterer, matrix):
     Z, y = FOUR
@@ -152,7 +155,9 @@ def test_watershed_in_other_dimensions(k):
     assert adjusted_rand_score(y, TorusWatershed(n_clusters=2).fit_predict(Z)) == 1
 
 
-@pytest.mark.parametrize("clusterer", [TorusWatershed(n_clusters=3), TorusMeanShift(0.06)])
+@pytest.mark.parametrize(
+    "clusterer", [TorusWatershed(n_clusters=3, n_points=987), TorusMeanShift(0.06, n_points=987)]
+)
 def test_weights_stand_for_repeated_rows(clusterer):
     Z, _ = heaps([[0.1, 0.2], [0.35, 0.3], [0.6, 0.8]], width=0.1, n=50)
     weight = np.random.default_rng(0).integers(0, 4, len(Z))
@@ -205,7 +210,7 @@ def fitted():
         n_points=89,
         n_points_eval=610,
         hidden_layer_sizes=(32,),
-        max_iter=30,
+        max_iter=10,
         random_state=0,
     )
     return model.fit(X), X
@@ -306,7 +311,7 @@ def unsuited(estimator):
 
 
 @parametrize_with_checks(
-    [TorusWatershed(n_points=55), TorusWatershed(), TorusMeanShift()],
+    [TorusWatershed(n_points=55), TorusMeanShift(n_points=55)],
     expected_failed_checks=unsuited,
 )
 def test_estimator_check_passes(estimator, check):

@@ -183,7 +183,15 @@ def _by_sum(lengths, order):
 
 
 def stability(
-    estimators, X, *, n_clusters=10, n_neighbors=10, n_pairs=300, kind="unimodular", random_state=0
+    estimators,
+    X,
+    *,
+    n_clusters=10,
+    merge="prominence",
+    n_neighbors=10,
+    n_pairs=300,
+    kind="unimodular",
+    random_state=0,
 ):
     """Return how alike the maps of several fits are, before and after alignment.
 
@@ -199,6 +207,8 @@ def stability(
         Rows to compare maps by; held-out ones show most.
     n_clusters : int, default=10
         Clusters of `TorusWatershed` whose rows are compared.
+    merge : {"prominence", "overlap"}, default="prominence"
+        How it merges: "overlap" compares which rows belong together wherever they lie.
     n_neighbors : int, default=10
     n_pairs : int, default=300
         Rows drawn, all pairs of which have their distances compared.
@@ -238,7 +248,8 @@ def stability(
     n_rows = len(maps[0])
     drawn = check_random_state(random_state).permutation(n_rows)[: int(n_pairs)]
     clusters = [
-        _clusters(each, Z, int(n_clusters)) for each, Z in zip(estimators, maps, strict=True)
+        _clusters(each, Z, X, int(n_clusters), merge)
+        for each, Z in zip(estimators, maps, strict=True)
     ]
     near = [_neighbourhood(Z, min(int(n_neighbors), n_rows - 1)) for Z in maps]
     flat = [_upper(pairwise_distances(Z[drawn])) for Z in maps]
@@ -267,8 +278,9 @@ def stability(
     )
 
 
-def _clusters(estimator, Z, n_clusters):
-    return TorusWatershed(estimator, n_clusters=n_clusters).fit_predict(Z)
+def _clusters(estimator, Z, X, n_clusters, merge):
+    rows = X if merge == "overlap" else None
+    return TorusWatershed(estimator, n_clusters=n_clusters, merge=merge).fit(Z, rows=rows).labels_
 
 
 def _neighbourhood(Z, n_neighbors):
