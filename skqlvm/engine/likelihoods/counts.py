@@ -49,10 +49,8 @@ class Counts(ExponentialFamily):
         super().__init__(n_features)
         self.exposure = exposure
         self.column = exposure if isinstance(exposure, int) else None
-        self.allows_missing, self.sparse = (
-            exposure != "total",
-            type(self).sparse and self.column is None,
-        )
+        self.allows_missing = exposure != "total"
+        self.sparse = type(self).sparse and self.column is None
         self.rescales = exposure is not None
         numbers = [i for i in range(n_features) if i != self.column]
         self.register_buffer("counted", torch.tensor(numbers), persistent=False)
