@@ -124,7 +124,7 @@ def _imputed(arguments, frame, seed):
         )
         pipeline = make_pipeline(FunctionTransformer(), model).fit(gaps.iloc[train])
         result = model.impute(pipeline[:-1].transform(gaps.iloc[test]))
-        filled[f"QLVM {k}"] = result.to_numpy(float)
+        filled[f"QLVM {k}"] = _codes(result)
     codes = _codes(gaps)
     for name, imputer in (("means", SimpleImputer()), ("chained", IterativeImputer())):
         filled[name] = imputer.fit(codes[train]).transform(codes[test])
