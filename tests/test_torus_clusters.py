@@ -210,7 +210,7 @@ def fitted():
         n_points=89,
         n_points_eval=610,
         hidden_layer_sizes=(32,),
-        max_iter=10,
+        max_iter=150,
         random_state=0,
     )
     return model.fit(X), X
