@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from scipy.sparse import issparse
 from sklearn import get_config
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_array, validate_data
 
 from . import _checks, _parts
@@ -207,15 +208,35 @@ def like_given(estimator, X, values):
         if hasattr(X, "iloc"):
             return type(X)(values, index=X.index, columns=columns)
         return type(X)(dict(zip(columns, values.T, strict=True)))
-    asked = getattr(estimator, "_sklearn_output_config", {}).get("transform")
-    asked = get_config()["transform_output"] if asked is None else asked
+    asked = output_of(estimator)
     if asked == "default":
         return values
     names = getattr(estimator, "feature_names_in_", [f"x{i}" for i in range(values.shape[1])])
-    if asked == "pandas":
-        import pandas as pd
+    return labelled(X, values, names, asked)
 
-        return pd.DataFrame(values, columns=names)
-    import polars as pl
 
-    return pl.DataFrame(dict(zip(names, values.T, strict=True)))
+def output_of(estimator):
+    """Return what `set_output` asks for, of the estimator or else of scikit-learn."""
+    own = getattr(estimator, "_sklearn_output_config", {}).get("transform")
+    return get_config()["transform_output"] if own is None else own
+
+
+def labelled(X, table, names, container):
+    """Return a table (n, len(names)) as the container that scikit-learn knows by this name.
+
+    Its index is that of X.
+    """
+    return _Labelled(table, names).set_output(transform=container).transform(X)
+
+
+class _Labelled(TransformerMixin, BaseEstimator):
+    """A table with names of columns, as the output of a transformer that scikit-learn wraps."""
+
+    def __init__(self, table, names):
+        self.table, self.names = table, names
+
+    def transform(self, X):
+        return self.table
+
+    def get_feature_names_out(self, input_features=None):
+        return np.asarray(self.names, dtype=object)

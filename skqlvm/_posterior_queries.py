@@ -3,12 +3,10 @@
 import numpy as np
 import torch
 from scipy.sparse import csr_array
-from sklearn import get_config
-from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
-from . import _checks
+from . import _checks, _data
 from ._rows import as_tensor, random_seed
 from .engine import posteriors, summaries
 from .engine.precision import own_settings
@@ -117,13 +115,12 @@ class PosteriorQueries:
             return torch.cat([part.view(len(x), -1) for part in found], 1)
 
         table = self._over_rows(checked, summarised, 4 * self._row_bytes(checked))
-        k, container = self._model.n_components, _output_of(self)
+        k, container = self._model.n_components, _data.output_of(self)
         if container == "default":
             located = zip(_LOCATED, np.split(table[:, : 3 * k], 3, 1), strict=True)
             return Bunch(**dict(located), **dict(zip(_NUMBERS, table[:, 3 * k :].T, strict=True)))
         names = [f"{name}_{i}" for name in _LOCATED for i in range(k)]
-        labelled = _Labelled(table, [*names, *_NUMBERS])
-        return labelled.set_output(transform=container).transform(X)
+        return _data.labelled(X, table, [*names, *_NUMBERS], container)
 
     def sample_posterior(self, X, n_samples=1, random_state=None):
         """Draw latent points from the posterior of every row.
@@ -279,22 +276,3 @@ class PosteriorQueries:
 
 
 _LOCATED, _NUMBERS = summaries.Summary._fields[:3], summaries.Summary._fields[3:]
-
-
-def _output_of(estimator):
-    """What `set_output` asks for, of the estimator or else of scikit-learn."""
-    own = getattr(estimator, "_sklearn_output_config", {}).get("transform")
-    return get_config()["transform_output"] if own is None else own
-
-
-class _Labelled(TransformerMixin, BaseEstimator):
-    """A table with names of columns, as the output of a transformer that scikit-learn wraps."""
-
-    def __init__(self, table, names):
-        self.table, self.names = table, names
-
-    def transform(self, X):
-        return self.table
-
-    def get_feature_names_out(self, input_features=None):
-        return np.asarray(self.names, dtype=object)
