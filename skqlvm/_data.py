@@ -181,11 +181,12 @@ def rows_to_start(X, rows):
     X : ndarray of shape (n_samples, n_features)
     rows : ndarray of int
     """
-    if not has_gaps(X):
+    if issparse(X):
         return rows
-    lacking = np.isnan(X[np.sort(rows)]).all(0)
-    more = []
-    for some, missing in gaps_by_rows(X) if lacking.any() else ():
+    lacking, more = np.isnan(X[np.sort(rows)]).all(0), []
+    if not lacking.any():
+        return rows  # without a look at all others
+    for some, missing in gaps_by_rows(X):
         there = np.ones_like(X[some], dtype=bool) if missing is None else ~missing
         found = lacking & there.any(0)
         more.extend(some.start + there[:, found].argmax(0))
