@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ._iwae import IWAEEmbedding
+    from ._mapa import MAPAEmbedding
     from ._qlvm import QLVMEmbedding
     from ._vae import VAEEmbedding
     from .sampling.latent_sampler import LatentSampler
@@ -15,6 +16,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "IWAEEmbedding": "._iwae",
     "LatentSampler": ".sampling.latent_sampler",
+    "MAPAEmbedding": "._mapa",
     "PMFSampler": ".sampling.pmf",
     "QLVMEmbedding": "._qlvm",
     "VAEEmbedding": "._vae",
@@ -23,6 +25,7 @@ _PUBLIC = {
 __all__ = [
     "IWAEEmbedding",
     "LatentSampler",
+    "MAPAEmbedding",
     "PMFSampler",
     "QLVMEmbedding",
     "VAEEmbedding",

@@ -63,6 +63,9 @@ class LatentEstimator(
     _validation_rows = 2000
     """Held-out rows whose bound is computed at a time."""
 
+    _joins_held_out = True
+    """Whether held-out rows are trained on in the end."""
+
     def __init__(
         self,
         n_components,

@@ -217,7 +217,8 @@ def train(estimator, model, fit, settings, state, *, worth_keeping, before_step=
 
         try:
             # a fit that goes on may be validated by the same rows
-            if len(fit.held_out) >= _FEWEST_FOR_PATIENCE and not estimator.warm_start:
+            joins = estimator._joins_held_out and not estimator.warm_start
+            if len(fit.held_out) >= _FEWEST_FOR_PATIENCE and joins:
                 run(fit, stop_at=round(_JOINED * settings.n_steps))
                 if state.records_since_best <= 1 and not state.exhausted(settings.patience):
                     fit = fit.joined()

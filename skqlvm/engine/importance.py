@@ -18,7 +18,7 @@ from torch import Tensor
 
 from . import laplace, lattices, objectives
 from .conditions import by_group
-from .models import EncoderModel
+from .models import ProposingModel
 from .priors import Prior
 from .proposals import FullNormal, Proposal, Wrapped
 from .rows import chosen, entries
@@ -95,7 +95,7 @@ def _chosen(part: Any, rows: Tensor) -> Any:
 
 
 def estimate(
-    model: EncoderModel, x: Tensor, n_draws: int, generator: torch.Generator, n_at_once: int
+    model: ProposingModel, x: Tensor, n_draws: int, generator: torch.Generator, n_at_once: int
 ) -> Tensor:
     """Return the log mean of importance weights and its standard error, (n_samples, 2), in nats.
 
@@ -103,7 +103,7 @@ def estimate(
 
     Parameters
     ----------
-    model : EncoderModel
+    model : ProposingModel
     x : Tensor of shape (n_samples, n_features)
     n_draws : int
         Draws a row, of the same noise for all.
@@ -122,7 +122,7 @@ def estimate(
 
 
 def _log_weights(
-    model: EncoderModel, proposals: Mixture, x: Tensor, generator: torch.Generator
+    model: ProposingModel, proposals: Mixture, x: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Log importance weights (n, S) of draws for rows x, less the bases (n,) of these."""
     z, terms, group = proposals.at(generator), model.likelihood.terms(x), model.groups(x)
@@ -134,7 +134,7 @@ def _log_weights(
     return log_px_z + model.prior.log_prob(z) - proposals.log_prob(z), terms.base
 
 
-def _table(model: EncoderModel, x: Tensor, z: Tensor) -> Tensor:
+def _table(model: ProposingModel, x: Tensor, z: Tensor) -> Tensor:
     """log p(x_i | z_j) less the base of row i, (n, m), at points (m, k) that all rows share."""
     if model.conditions is None:
         return model.table(model.likelihood.terms(x), z)
@@ -145,7 +145,7 @@ def _table(model: EncoderModel, x: Tensor, z: Tensor) -> Tensor:
     return by_group(model.conditions, x, of_group)
 
 
-def mixture(model: EncoderModel, x: Tensor, n_draws: int) -> Mixture:
+def mixture(model: ProposingModel, x: Tensor, n_draws: int) -> Mixture:
     """Return what to draw from for rows x (n, d): prior, encoder, and the posterior's peaks."""
     encoder = model.propose(x)
     if model.n_components > MOST_COMPONENTS:
@@ -164,7 +164,7 @@ def mixture(model: EncoderModel, x: Tensor, n_draws: int) -> Mixture:
     return Mixture(model.prior, list(drawn), [counts["prior"], *numbers])
 
 
-def _peaks(model: EncoderModel, x: Tensor, encoder: Proposal) -> list[Proposal]:
+def _peaks(model: ProposingModel, x: Tensor, encoder: Proposal) -> list[Proposal]:
     """Normals around peaks of p(z | x), one a row each; the best first, and again for others that
     a row does not have."""
     scale = _TORUS if model.wrapped else _LINE
@@ -194,7 +194,7 @@ _NEGLIGIBLE = 5.0
 """Nats by which a peak has less mass than the best one, and is not drawn from."""
 
 
-def _surveyed(model: EncoderModel, x: Tensor, scale: _Scale) -> Tensor:
+def _surveyed(model: ProposingModel, x: Tensor, scale: _Scale) -> Tensor:
     """The best points of a lattice over the prior, apart from each other, (n, N_PEAKS, k)."""
     u = lattices.nested(model.n_components, _SURVEYED) + 0.5 / _SURVEYED
     z = model.prior.nodes(u.to(x.device))[0].to(entries(x))
@@ -204,12 +204,12 @@ def _surveyed(model: EncoderModel, x: Tensor, scale: _Scale) -> Tensor:
     return laplace.starts(z[best.indices], best.values, N_PEAKS, scale.apart, period)[0]
 
 
-def _climbed(model: EncoderModel, x: Tensor, z: Tensor, scale: _Scale) -> laplace.Peaks:
+def _climbed(model: ProposingModel, x: Tensor, z: Tensor, scale: _Scale) -> laplace.Peaks:
     log_density = _log_joint(model, x)
     return laplace.climb(log_density, z, n_steps=_N_STEPS, widest=scale.widest, reach=scale.reach)
 
 
-def _log_joint(model: EncoderModel, x: Tensor) -> laplace.LogDensity:
+def _log_joint(model: ProposingModel, x: Tensor) -> laplace.LogDensity:
     group = model.groups(x)
 
     def log_joint(z: Tensor, rows: Tensor) -> Tensor:

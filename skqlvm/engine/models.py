@@ -201,7 +201,56 @@ class Model(nn.Module):
         return self.conditions.fill(x, group)
 
 
-class EncoderModel(Model):
+class ProposingModel(Model):
+    """A `Model` that proposes latent points for each row.
+
+    A subclass defines `propose`.
+
+    Attributes
+    ----------
+    wrapped : bool
+        Whether the proposals are wound around the torus.
+    """
+
+    wrapped = False
+
+    def propose(self, x: Tensor) -> Proposal:
+        """Return q(z | x) for rows x (n, d)."""
+        raise NotImplementedError
+
+    def draw(
+        self,
+        x: Tensor,
+        n_draws: int,
+        generator: torch.Generator,
+        *,
+        shared: bool = False,
+    ) -> Draws:
+        """Propose points for rows x (n, d) and decode them.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_samples, n_features)
+        n_draws : int
+            Points a row; 0 is the one point that is the proposal's location.
+        generator : Generator
+            On the processor, so that every device sees the same noise.
+        shared : bool
+            Whether all rows have the same noise, so that each is scored for itself.
+        """
+        q, terms, group = self.propose(x), self.likelihood.terms(x), self.groups(x)
+        if n_draws == 0:
+            z = q.loc[:, None]
+        else:
+            shape = (n_draws, q.n_noise) if shared else (len(x), n_draws, q.n_noise)
+            noise = torch.randn(shape, generator=generator, dtype=torch.float32)
+            z = q.at(noise.to(q.loc))
+        parts = z.split(self.n_decoded, 1)
+        pairs = [self.likelihood.paired(terms, self.outputs(part, group).to(z)) for part in parts]
+        return Draws(q, z, torch.cat(pairs, 1), terms.base)
+
+
+class EncoderModel(ProposingModel):
     """A `Model` with an encoder, which proposes latent points for each row.
 
     Parameters
@@ -249,37 +298,6 @@ class EncoderModel(Model):
         else:
             outputs = evaluate(self.encoder, inputs)
         return proposal(self.covariance_type, outputs, self.n_components, wrapped=self.wrapped)
-
-    def draw(
-        self,
-        x: Tensor,
-        n_draws: int,
-        generator: torch.Generator,
-        *,
-        shared: bool = False,
-    ) -> Draws:
-        """Propose points for rows x (n, d) and decode them.
-
-        Parameters
-        ----------
-        x : Tensor of shape (n_samples, n_features)
-        n_draws : int
-            Points a row; 0 is the one point that is the proposal's location.
-        generator : Generator
-            On the processor, so that every device sees the same noise.
-        shared : bool
-            Whether all rows have the same noise, so that each is scored for itself.
-        """
-        q, terms, group = self.propose(x), self.likelihood.terms(x), self.groups(x)
-        if n_draws == 0:
-            z = q.loc[:, None]
-        else:
-            shape = (n_draws, q.n_noise) if shared else (len(x), n_draws, q.n_noise)
-            noise = torch.randn(shape, generator=generator, dtype=torch.float32)
-            z = q.at(noise.to(q.loc))
-        parts = z.split(self.n_decoded, 1)
-        pairs = [self.likelihood.paired(terms, self.outputs(part, group).to(z)) for part in parts]
-        return Draws(q, z, torch.cat(pairs, 1), terms.base)
 
 
 def evaluate(module: nn.Module, x: Tensor) -> Tensor:
