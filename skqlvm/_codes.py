@@ -65,9 +65,9 @@ def _graph(neighbors):
     """The symmetric sparse graph of neighbours, and a weak edge from each row to the first, so that
     it connects."""
     n, n_neighbors = neighbors.shape
-    rows = np.arange(n)
+    rows = np.arange(n, dtype=np.int32)  # scikit-learn takes no longer ones
     edges = np.concatenate([np.repeat(rows, n_neighbors), rows])
-    ends = np.concatenate([neighbors.ravel(), np.zeros(n, dtype=neighbors.dtype)])
+    ends = np.concatenate([neighbors.ravel().astype(np.int32), np.zeros_like(rows)])
     values = np.concatenate([np.ones(neighbors.size), np.full(n, _WEAK)])
     graph = csr_array((values, (edges, ends)), shape=(n, n))
     return graph.maximum(graph.T).tocsr()
