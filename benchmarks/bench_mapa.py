@@ -25,7 +25,7 @@ from skqlvm.datasets import DENSITIES
 from skqlvm.engine import empirical, networks
 
 _N_ROWS, _BATCH, _HIDDEN = 1000, 100, (50, 50)
-_BUDGETS = (100_000, 500_000)
+_BUDGETS = (100_000, 300_000)
 """Points decoded in training, in all."""
 
 _PARTS = ("densities", "weights", "passes", "neighbours", "images")
@@ -61,7 +61,7 @@ def contenders(noise_variance, seed, device):
     }
     euclidean = shared | {"decoder": partial(decoder, None)}
     encoder = euclidean | {"hidden_layer_sizes": _HIDDEN}
-    mapa = {"n_neighbors": 10, "n_importance_samples": 10, "prior": "mixture"}
+    mapa = {"n_neighbors": 5, "n_importance_samples": 2, "init": "random", "prior": "mixture"}
     models = {
         "MAPA": partial(MAPAEmbedding, 1, **euclidean, **mapa),
         "VAE": partial(VAEEmbedding, 1, **encoder),

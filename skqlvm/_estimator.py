@@ -56,6 +56,9 @@ class LatentEstimator(
     _auto_steps, _auto_passes = (500, 2500), 50
     """Budget of a fit whose max_iter is "auto": so many passes, within limits of steps."""
 
+    _auto_learning_rate = 4e-3
+    """Largest step size for batches of 128 rows."""
+
     _told = None
     """What decoders are told of rows, while a model is built."""
 

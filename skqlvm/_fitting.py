@@ -16,9 +16,6 @@ from .engine import optimizers, training
 from .engine.randomness import Stream
 
 _RECORDS = 24
-_LEARNING_RATE = 4e-3
-"""Largest step size for batches of 128 rows."""
-
 _LARGEST_VALIDATION = 2_000
 _FEWEST_FOR_PATIENCE = 100
 """Held-out rows from which on their loss is steady enough to stop a training by."""
@@ -86,7 +83,7 @@ class Fit:
             held_out=order[:n_held_out],
             n_prior_rows=_PRIOR_ROWS / (1 + n_held_out) ** 2,
             batch_size=batch_size,
-            learning_rate=_learning_rate(estimator.learning_rate, batch_size),
+            learning_rate=_learning_rate(estimator, batch_size),
             order=generator,
             noise=torch.Generator().manual_seed(seed + _NOISE),
             randomness=_parts.Randomness(weights, stream),
@@ -142,11 +139,11 @@ def _batch_size(estimator, n_rows):
     return max((size for size in larger if 10 * size <= n_rows), default=smallest)
 
 
-def _learning_rate(value, batch_size):
+def _learning_rate(estimator, batch_size):
     """Largest step size; "auto" grows with the batch, up to a limit."""
-    if not isinstance(value, str):
-        return float(value)
-    return _LEARNING_RATE * min(max(batch_size / 128, 1.0), 2.5)
+    if not isinstance(estimator.learning_rate, str):
+        return float(estimator.learning_rate)
+    return estimator._auto_learning_rate * min(max(batch_size / 128, 1.0), 2.5)
 
 
 def annealed(estimator, fit, n_steps):

@@ -10,9 +10,6 @@ from ._estimator import LatentEstimator
 from ._rows import random_seed
 from .engine import empirical, priors
 
-_SPARED = {"highest": 2**-24, "medium": 1e-3}
-"""Share of all responsibility that codes without a part in the gradient have together."""
-
 
 class MAPAEmbedding(EmpiricalQueries, LatentEstimator):
     """Embed data by a code for each training row, that distances between rows tie together.
@@ -75,7 +72,7 @@ class MAPAEmbedding(EmpiricalQueries, LatentEstimator):
     batch_size : int or "auto", default="auto"
         Rows a step; "auto" is 128.
     learning_rate : float or "auto", default="auto"
-        Largest step size of the one-cycle schedule; "auto" is 4e-3 for batches of 128 rows, more
+        Largest step size of the one-cycle schedule; "auto" is 1e-2 for batches of 128 rows, more
         for larger ones.
     validation_fraction : float, default=0.1
         Part of the rows (2000 at most) held out to choose the best weights by: by their likelihood
@@ -197,7 +194,7 @@ class MAPAEmbedding(EmpiricalQueries, LatentEstimator):
         self.image_shape = image_shape
 
     _shaping = (*LatentEstimator._shaping, "decoder", "hidden_layer_sizes", "image_shape")
-    _auto_steps, _auto_passes = (1000, 2500), 50
+    _auto_steps, _auto_passes, _auto_learning_rate = (1000, 2500), 50, 1e-2
     _validation_rows = LatentEstimator._validation_rows
     _joins_held_out = False
 
@@ -257,7 +254,6 @@ class MAPAEmbedding(EmpiricalQueries, LatentEstimator):
             found.posterior.to(device),
             int(self.n_neighbors),
             int(self.n_importance_samples),
-            _SPARED[self.matmul_precision] if _parts.is_pointwise(model.decoder) else None,
         )
         place = torch.full((fit.rows.X.shape[0],), -1)
         place[numbers] = torch.arange(len(numbers))

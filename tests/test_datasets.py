@@ -68,5 +68,5 @@ def test_score_of_draws_is_above_that_of_draws_from_elsewhere(density):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="name expects one of .*'circle'.* but got 'square'"):
+    with pytest.raises(ValueError, match=r"name expects one of .*'circle'.* but got 'square'"):
         make_density("square")

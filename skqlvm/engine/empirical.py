@@ -37,13 +37,12 @@ from .likelihoods import (
     Gaussian,
     NegativeBinomial,
     Poisson,
-    Terms,
 )
 from .models import ProposingModel
 from .proposals import FullNormal
 from .rows import split
 
-UNIFORM = 0.5
+UNIFORM = 0.1
 """Share of the proposal off the nearest neighbours that is the same for all rows: what is drawn
 then has a bounded weight, and codes of rows far apart meet."""
 
@@ -419,9 +418,6 @@ class IndexBound:
         Codes of each row that are summed over, K.
     n_draws : int
         Codes that are drawn beside, S; none if K are all.
-    spared : float, optional
-        Share of all responsibility that codes without a part in the gradient may have together.
-        The decoder has to say the same of a point whatever the others are, and again.
     """
 
     def __init__(
@@ -430,9 +426,8 @@ class IndexBound:
         posterior: IndexPosterior,
         n_exact: int,
         n_draws: int,
-        spared: float | None = None,
     ) -> None:
-        self.model, self.posterior, self.spared = model, posterior, spared
+        self.model, self.posterior = model, posterior
         self.n_exact = min(n_exact, posterior.neighbors.shape[1])
         self.n_draws = n_draws if self.n_exact < posterior.n_codes else 0
 
@@ -450,16 +445,9 @@ class IndexBound:
         terms = self.model.likelihood.terms(x)
         index, log_c = self.chosen(rows, generator)
         needed, place = index.unique(return_inverse=True)
-        if self.spared is None or not torch.is_grad_enabled():
-            return self._log_sum(terms, needed, place, log_c)[0] + terms.base
-        with torch.no_grad():
-            bound, log_w = self._log_sum(terms, needed, place, log_c)
-            share = (log_w - bound[:, None]).exp()
-            weights = share.new_zeros(len(x), len(needed)).scatter_add_(1, place, share)
-            active = _answering(weights.sum(0), self.spared)
-        outputs = self.model.decoded(needed[active])
-        through = self.model.likelihood.expected(terms, outputs, weights[:, active])
-        return bound + (through - through.detach()) + terms.base
+        table = self.model.likelihood.table(terms, self.model.decoded(needed))
+        log_w = table.gather(1, place) + log_c.to(table)
+        return torch.logsumexp(log_w, 1) + terms.base
 
     def chosen(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return the codes that rows are explained by, and their log weights, (b, K + S) each."""
@@ -472,17 +460,3 @@ class IndexBound:
             index = torch.cat([index, drawn], 1)
             log_c = torch.cat([log_c, log_share[drawn] - log_r - log(self.n_draws)], 1)
         return index, log_c
-
-    def _log_sum(
-        self, terms: Terms, needed: Tensor, place: Tensor, log_c: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The log sums (b,) over the codes of each row, and their terms (b, K + S)."""
-        table = self.model.likelihood.table(terms, self.model.decoded(needed))
-        log_w = table.gather(1, place) + log_c.to(table)
-        return torch.logsumexp(log_w, 1), log_w
-
-
-def _answering(responsibility: Tensor, spared: float) -> Tensor:
-    """Numbers of the codes that have all but a share of the responsibility."""
-    ascending, order = responsibility.sort()
-    return order[ascending.cumsum(0) > spared * responsibility.sum()]
