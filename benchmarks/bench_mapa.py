@@ -61,7 +61,7 @@ def contenders(noise_variance, seed, device):
     }
     euclidean = shared | {"decoder": partial(decoder, None)}
     encoder = euclidean | {"hidden_layer_sizes": _HIDDEN}
-    mapa = {"n_neighbors": 5, "n_importance_samples": 2, "init": "random", "prior": "mixture"}
+    mapa = {"n_neighbors": 3, "n_importance_samples": 1, "init": "random", "prior": "mixture"}
     models = {
         "MAPA": partial(MAPAEmbedding, 1, **euclidean, **mapa),
         "VAE": partial(VAEEmbedding, 1, **encoder),
@@ -77,6 +77,7 @@ def main(argv=None):
     parser.add_argument("--parts", nargs="+", choices=_PARTS, default=list(_PARTS))
     parser.add_argument("--budgets", nargs="+", type=int, default=list(_BUDGETS))
     parser.add_argument("--names", nargs="+", choices=sorted(DENSITIES), default=sorted(DENSITIES))
+    parser.add_argument("--models", nargs="+", help="of the densities, by name; all by default")
     parser.add_argument("--figures", help="folder for pictures of the fitted densities")
     arguments = parser.parse_args(argv)
     if arguments.quick:
@@ -117,6 +118,8 @@ def _fits(density, seed, budget, arguments):
     X, new = density.sample(n_rows, seed), density.sample(n_rows, 1000 + seed)
     truth, found = density.log_density(new).mean(), {}
     for name, make in contenders(density.noise_variance, seed, arguments.device).items():
+        if arguments.models is not None and name not in arguments.models:
+            continue
         model, spent = fitted(make, X, budget)
         found[name] = model.score(new), truth, spent, Counted.n_decoded
     return found

@@ -8,7 +8,7 @@ from . import _checks, _codes, _data, _neighbors, _parts
 from ._empirical_queries import EmpiricalQueries
 from ._estimator import LatentEstimator
 from ._rows import random_seed
-from .engine import empirical, priors
+from .engine import empirical, kernels, priors
 
 
 class MAPAEmbedding(EmpiricalQueries, LatentEstimator):
@@ -226,7 +226,7 @@ class MAPAEmbedding(EmpiricalQueries, LatentEstimator):
         return X
 
     def _build(self, likelihood, n_rows, randomness):
-        empirical.check_likelihood(likelihood)
+        kernels.check_likelihood(likelihood)
         k = int(self.n_components)
         decoder = _parts.build_decoder(self, likelihood.n_outputs, None, randomness)
         return empirical.EmpiricalModel(k, priors.StandardNormal(), decoder, likelihood)

@@ -9,7 +9,7 @@ from sklearn.base import clone
 from sklearn.neighbors import NearestNeighbors
 
 from . import _checks
-from .engine import empirical
+from .engine import empirical, kernels
 
 SELF_WEIGHTS = ("expected", "raw")
 
@@ -61,14 +61,14 @@ def check(estimator):
 def neighborhood(estimator, likelihood, x, log_share):
     """Return the neighbourhood of rows x (n, d), whose codes have log weights (n,)."""
     bandwidth = None if isinstance(estimator.bandwidth, str) else float(estimator.bandwidth)
-    kernel = empirical.kernel(likelihood, bandwidth)
+    kernel = kernels.kernel(likelihood, bandwidth)
     y = kernel.coordinates(x)
     n_others = min(_KEPT * int(estimator.n_neighbors), len(y)) - 1
     others = torch.from_numpy(_others(estimator.neighbors, y.numpy(), n_others))
     width, self_distance = kernel.bandwidth, kernel.self_distance
     if width is None:
         near = others[:_NOISE_ROWS, : _NOISE_NEIGHBORS * int(estimator.n_components)]
-        noise = empirical.local_noise(y, near, int(estimator.n_components))
+        noise = kernels.local_noise(y, near, int(estimator.n_components))
         width = max(2 * noise, torch.finfo(torch.float32).eps * float(y.var()))
         self_distance = y.shape[1] * width
     own = torch.arange(len(y))
