@@ -1,11 +1,11 @@
 """What can be asked of the estimator whose training rows have codes."""
 
 import numpy as np
-import torch
 from scipy.sparse import csr_array
 
 from . import _checks, _codes
 from ._encoder_queries import EncoderQueries
+from .engine.precision import own_settings
 
 METHODS = ("auto", "importance", "quadrature")
 
@@ -60,15 +60,11 @@ class EmpiricalQueries(EncoderQueries):
             Without what is below 1e-9, so that rows sum to 1 but for as much a code.
         """
         X = self._queried(X)
-
-        def dense(x):
-            return self._model.log_index(x).exp()
-
-        parts = []
-        for x in self._chunks(X, self._index_bytes(X)):
-            with torch.no_grad():
-                weights = dense(x).cpu().numpy()
-            parts.append(_sparse(weights))
+        with own_settings(gradients=False):
+            parts = [
+                _sparse(self._model.log_index(x).exp().cpu().numpy())
+                for x in self._chunks(X, self._index_bytes(X))
+            ]
         counts, columns, values = (np.concatenate(part) for part in zip(*parts, strict=True))
         edges = np.concatenate([[0], np.cumsum(counts)])
         return csr_array((values, columns, edges), shape=(X.shape[0], len(self.codes_)))

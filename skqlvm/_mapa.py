@@ -98,7 +98,8 @@ class MAPAEmbedding(EmpiricalQueries, LatentEstimator):
     n_effective_neighbors_ : float
         ``1 / sum_i q_i^2`` of the cached weights of a typical row: 1 if it knows a single code.
     bandwidth_ : float
-        Of the kernel between rows.
+        Of the kernel between rows, in squared units of X for a Gaussian whose features are in one
+        scale; else of the coordinates that distances are taken in.
     decoder_ : torch.nn.Module
     likelihood_ : skqlvm.engine.likelihoods.Likelihood
     noise_variance_ : float or ndarray of shape (n_features,)

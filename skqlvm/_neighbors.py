@@ -35,8 +35,8 @@ class Neighborhood(NamedTuple):
         Those that distances are taken in.
     posterior : skqlvm.engine.empirical.IndexPosterior
     bandwidth : float
-        Of the kernel, in squared units of the coordinates; of X for a Gaussian, where X is in one
-        scale.
+        Of the kernel, in squared units of X for a Gaussian, where its features are in one scale;
+        else of the coordinates.
     """
 
     coordinates: torch.Tensor
@@ -83,8 +83,12 @@ def neighborhood(estimator, likelihood, x, log_share):
         width,
         log_share,
     )
-    in_units = likelihood.scale[0] ** 2 if kernel.bandwidth is None else 1.0
-    return Neighborhood(y, posterior, float(width * in_units))
+    in_one_scale = kernel.bandwidth is None and bool(
+        (likelihood.scale == likelihood.scale[0]).all()
+    )
+    return Neighborhood(
+        y, posterior, float(width * likelihood.scale[0] ** 2 if in_one_scale else width)
+    )
 
 
 def warn_if_alone(effective, self_weight):

@@ -62,7 +62,7 @@ def test_draws_are_decoded_latent_points_and_noise(density):
 
 def test_score_of_draws_is_above_that_of_draws_from_elsewhere(density):
     """Gibbs' inequality, against a normal of the same mean and covariance."""
-    X = density.sample(2000, 4)
+    X = density.sample(400, 4)
     normal = stats.multivariate_normal(X.mean(0), np.cov(X.T))
     assert density.log_density(X).mean() > normal.logpdf(X).mean()
 
