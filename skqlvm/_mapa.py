@@ -67,7 +67,7 @@ class MAPAEmbedding(EmpiricalQueries, LatentEstimator):
     image_shape : tuple of int, optional
         (channels, height, width) of a row, for ``"conv"``; ignored by other networks.
     max_iter : int or "auto", default="auto"
-        Passes over the data. "auto" is 50 passes, but at least 1000 and at most 2500 steps of the
+        Passes over the data. "auto" is 50 passes, but at least 1000 and at most 1500 steps of the
         optimiser.
     batch_size : int or "auto", default="auto"
         Rows a step; "auto" is 128.
@@ -195,7 +195,7 @@ class MAPAEmbedding(EmpiricalQueries, LatentEstimator):
         self.image_shape = image_shape
 
     _shaping = (*LatentEstimator._shaping, "decoder", "hidden_layer_sizes", "image_shape")
-    _auto_steps, _auto_passes, _auto_learning_rate = (1000, 2500), 50, 1e-2
+    _auto_steps, _auto_passes, _auto_learning_rate = (1000, 1500), 50, 1e-2
     _validation_rows = LatentEstimator._validation_rows
     _joins_held_out = False
 
