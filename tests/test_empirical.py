@@ -143,7 +143,7 @@ def test_bound_over_all_codes_is_the_likelihood_and_so_is_its_gradient(weighted,
     torch.testing.assert_close(found, torch.autograd.grad(expected.sum(), parameters))
 
 
-@pytest.mark.parametrize(("n_exact", "n_kept"), [(3, 3), (0, 12), (5, 30)])
+@pytest.mark.parametrize(("n_exact", "n_kept"), [(3, 3), (1, 12), (5, 30)])
 def test_estimates_of_p_are_unbiased_and_their_logarithms_below(n_exact, n_kept, generator):
     model = mlp_model(noise=0.5)
     x = normal((30, 2), 1)
@@ -162,13 +162,20 @@ def test_estimates_of_p_are_unbiased_and_their_logarithms_below(n_exact, n_kept,
 def test_draws_are_off_the_nearest_with_the_probabilities_that_they_say(generator):
     x = normal((12, 2))
     posterior = kept(whole(x, 0.5), 7)
-    index, log_r = posterior.draw(torch.tensor([5]), 3, 200_000, generator)
-    assert not set(index.unique().tolist()) & set(posterior.neighbors[5, :3].tolist())
-    r = torch.zeros(12, dtype=torch.float64).scatter_(0, index[0], log_r[0].exp())
-    assert r.sum().item() == pytest.approx(1)
-    frequency = index[0].bincount(minlength=12) / index.shape[1]
-    assert float((frequency - r).abs().max()) < 5e-3
-    assert float((-log_r.exp()).max()) <= -posterior.uniform / 9 + 1e-12
+    for rows in (torch.tensor([5]), torch.tensor([5, 2, 9])):
+        index, r = posterior.draw(rows, 3, 100_000, generator)
+        for drawn, row in zip(index, rows, strict=True):
+            assert not set(drawn.unique().tolist()) & set(posterior.neighbors[row, :3].tolist())
+        assert r.sum().item() == pytest.approx(1)
+        frequency = index.flatten().bincount(minlength=12) / index.numel()
+        assert float((frequency - r).abs().max()) < 5e-3
+
+
+def test_proposal_reaches_every_code_that_a_row_does_not_sum_over(generator):
+    x = normal((12, 2))
+    _, r = kept(whole(x, 1e-3), 7).draw(torch.tensor([5]), 3, 1, generator)
+    assert (r > 0).sum() == 9
+    assert r[r > 0].min().item() == pytest.approx(empirical.UNIFORM / 9)
 
 
 def test_codes_that_were_not_drawn_have_no_gradient(generator):
@@ -176,12 +183,24 @@ def test_codes_that_were_not_drawn_have_no_gradient(generator):
     x = normal((30, 2), 1)
     bound, rows = IndexBound(model, kept(whole(x, 0.5), 4), 2, 3), torch.tensor([0, 7])
     state = generator.get_state()
-    index, _ = bound.chosen(rows, generator)
+    near, drawn, _ = bound.chosen(rows, generator)
     generator.set_state(state)
     bound(x[rows], rows, generator).sum().backward()
-    moved = model.slow_codes.grad[:, 0] != 0
-    assert set(moved.nonzero()[:, 0].tolist()) <= set(index.flatten().tolist())
-    assert moved.any()
+    moved = (model.slow_codes.grad[:, 0] != 0).nonzero()[:, 0]
+    assert set(moved.tolist()) == set(torch.cat([near, drawn], 1).flatten().tolist())
+
+
+def test_draws_serve_all_rows_of_a_batch(generator):
+    """The same number of draws a row says more among more rows."""
+    model = mlp_model(noise=0.5)
+    x = normal((30, 2), 1)
+    bound = IndexBound(model, kept(whole(x, 1.0), 10), 2, 1)
+    with torch.no_grad():
+        alone, among = (
+            torch.stack([bound(x[rows], rows, generator)[0] for _ in range(300)]).var()
+            for rows in (torch.arange(1), torch.arange(20))
+        )
+    assert among < alone / 4
 
 
 def test_effective_neighbors_are_one_over_the_sum_of_squares():

@@ -10,10 +10,12 @@ approximated by distances between rows alone, once::
 
     q(i | n) = c_i k(x_n, x_i) / sum_j c_j k(x_n, x_j),    k = exp(-|y_n - y_i|^2 / (2 b))
 
-in coordinates y that suit the likelihood. The K indices of most weight are summed over; of the
-others, S are drawn from a proposal r that lies off these::
+in coordinates y that suit the likelihood. For each of B rows the K indices of most weight are
+summed over, and S of the others are drawn from a proposal r(. | n) that lies off these. As every
+code is decoded once for the batch, all its rows share the B S draws, as draws of the mean proposal
+r = 1/B sum_m r(. | m)::
 
-    p_hat = sum_{i in K} c_i p(x_n | z_i) + 1/S sum_s c_s p(x_n | z_s) / r(s | n)
+    p_hat = sum_{i in K_n} c_i p(x_n | z_i) + 1/(B S) sum_{s not in K_n} c_s p(x_n | z_s) / r(s)
 
 Its expectation is p(x_n), so that the expectation of its logarithm is a lower bound.
 """
@@ -106,7 +108,7 @@ class IndexPosterior:
         """Draw codes of rows off the `n_exact` likeliest of each.
 
         From ``r = (1 - uniform) q + uniform / (N - n_exact)``, where q is that of the other kept
-        codes.
+        codes, and zero at the likeliest.
 
         Parameters
         ----------
@@ -118,28 +120,30 @@ class IndexPosterior:
         Returns
         -------
         index : Tensor of shape (b, n_draws), int64
-        log_r : Tensor of shape (b, n_draws)
+        proposal : Tensor of shape (n_codes,)
+            The mean of r over the rows: what the draws of all of them together are from.
         """
         near, log_w = self.neighbors[rows], self.log_weight[rows]
         head, tail = near[:, :n_exact], near[:, n_exact:]
-        n_left, device = self.n_codes - n_exact, near.device
+        n_left, device = max(1, self.n_codes - n_exact), near.device
+        uniform = self.uniform if tail.shape[1] else 1.0
         u = torch.rand(3, len(rows), n_draws, generator=generator, dtype=torch.float64).to(device)
         number = (u[0] * n_left).long().clamp(max=n_left - 1)
         # numbers of those left, as numbers of all: each of the head that comes before moves it on
         before = head.sort(1).values - torch.arange(n_exact, device=device)
         drawn = number + torch.searchsorted(before, number, right=True)
-        if not tail.shape[1]:
-            return drawn, log_w.new_full(drawn.shape, -log(n_left))
-        weights = torch.softmax(log_w[:, n_exact:], 1)
-        edges = weights.double().cumsum(1)
-        place = torch.searchsorted(edges, u[1] * edges[:, -1:], right=True)
-        nearby = tail.gather(1, place.clamp(max=tail.shape[1] - 1))
-        drawn = torch.where(u[2] < self.uniform, drawn, nearby)
-        order = tail.argsort(1)
-        at = torch.searchsorted(tail.gather(1, order), drawn).clamp(max=tail.shape[1] - 1)
-        at = order.gather(1, at)
-        known = torch.where(tail.gather(1, at) == drawn, weights.gather(1, at), 0)
-        return drawn, ((1 - self.uniform) * known + self.uniform / n_left).log()
+        proposal = log_w.new_full((self.n_codes,), uniform / n_left)
+        lost = log_w.new_full((head.numel(),), -uniform / n_left / len(rows))
+        proposal.scatter_add_(0, head.flatten(), lost)
+        if tail.shape[1]:
+            weights = torch.softmax(log_w[:, n_exact:], 1)
+            edges = weights.double().cumsum(1)
+            place = torch.searchsorted(edges, u[1] * edges[:, -1:], right=True)
+            nearby = tail.gather(1, place.clamp(max=tail.shape[1] - 1))
+            drawn = torch.where(u[2] < uniform, drawn, nearby)
+            share = (1 - uniform) / len(rows) * weights
+            proposal.scatter_add_(0, tail.flatten(), share.flatten())
+        return drawn, proposal
 
 
 class EmpiricalModel(ProposingModel):
@@ -303,20 +307,21 @@ class IndexBound:
             On the processor.
         """
         terms = self.model.likelihood.terms(x)
-        index, log_c = self.chosen(rows, generator)
-        needed, place = index.unique(return_inverse=True)
+        near, drawn, proposal = self.chosen(rows, generator)
+        needed, place = torch.cat([near, drawn], 1).unique(return_inverse=True)
         table = self.model.likelihood.table(terms, self.model.decoded(needed))
-        log_w = table.gather(1, place) + log_c.to(table)
-        return torch.logsumexp(log_w, 1) + terms.base
+        table = table + self.model.log_share[needed].to(table)
+        known = place[:, : self.n_exact]
+        times = table.new_zeros(len(needed)).index_add_(
+            0, place[:, self.n_exact :].flatten(), table.new_ones(drawn.numel())
+        )
+        log_w = (times / (drawn.numel() * proposal[needed].to(table))).log()
+        log_w = log_w.expand_as(table).scatter(1, known, 0.0)
+        return torch.logsumexp(table + log_w, 1) + terms.base
 
-    def chosen(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return the codes that rows are explained by, and their log weights, (b, K + S) each."""
-        posterior, log_share = self.posterior, self.model.log_share
-        rows = rows.to(posterior.neighbors.device)
-        index = posterior.neighbors[rows, : self.n_exact]
-        log_c = log_share[index]
-        if self.n_draws:
-            drawn, log_r = posterior.draw(rows, self.n_exact, self.n_draws, generator)
-            index = torch.cat([index, drawn], 1)
-            log_c = torch.cat([log_c, log_share[drawn] - log_r - log(self.n_draws)], 1)
-        return index, log_c
+    def chosen(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Return codes for a batch: each row's likeliest (b, K), draws beside them (b, S), and what
+        all draws together are from, (n_codes,)."""
+        rows = rows.to(self.posterior.neighbors.device)
+        near = self.posterior.neighbors[rows, : self.n_exact]
+        return near, *self.posterior.draw(rows, self.n_exact, self.n_draws, generator)
