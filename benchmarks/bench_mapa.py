@@ -61,7 +61,7 @@ def contenders(noise_variance, seed, device):
     }
     euclidean = shared | {"decoder": partial(decoder, None)}
     encoder = euclidean | {"hidden_layer_sizes": _HIDDEN}
-    mapa = {"n_neighbors": 3, "n_importance_samples": 1, "init": "random", "prior": "mixture"}
+    mapa = {"n_neighbors": 2, "n_importance_samples": 2, "init": "random", "prior": "mixture"}
     models = {
         "MAPA": partial(MAPAEmbedding, 1, **euclidean, **mapa),
         "VAE": partial(VAEEmbedding, 1, **encoder),
