@@ -39,7 +39,7 @@ UNIFORM = 0.1
 then has a bounded weight, and codes of rows far apart meet."""
 
 _COLD, _WARM = 1e-2, 0.3
-"""Power of p(x | z) that a training starts at, and the fraction of it by which that has come to 1."""
+"""Power of p(x | z) that a training starts at, and the part of it after which that is 1."""
 
 _SPEED = 10.0
 """An Adam-type optimiser moves each parameter by about its step size; a code has further to go than
