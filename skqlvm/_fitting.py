@@ -180,9 +180,9 @@ def train(estimator, model, fit, settings, state, *, worth_keeping, before_step=
 
     Parameters
     ----------
-    estimator : LatentEstimator
+    estimator : TrainedEstimator
         Whose objective is trained.
-    model : skqlvm.engine.models.Model
+    model : torch.nn.Module
     fit : Fit
     settings : training.Settings
     state : training.State
