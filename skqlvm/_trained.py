@@ -62,6 +62,9 @@ class TrainedEstimator(
     _validation_rows = 2000
     """Held-out rows whose bound is computed at a time."""
 
+    _loss_unit = "nats"
+    """What losses are in."""
+
     def fit(self, X, y=None, sample_weight=None):
         """Fit the model to X.
 
@@ -72,8 +75,8 @@ class TrainedEstimator(
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            NaN is what is missing. May be a memory map, of which only batches are read at a time;
-            or sparse, where the likelihood takes sparse rows.
+            NaN is what is missing, and X may be sparse, where the likelihood allows that. May be a
+            memory map, of which only batches are read at a time.
         y : ignored
         sample_weight : array-like of shape (n_samples,), optional
             How often each row counts, as if it came as often. Rows of weight 0 are left out.
