@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ._dvpvae import DVPVAE
     from ._iwae import IWAEEmbedding
     from ._qlvm import QLVMEmbedding
     from ._vae import VAEEmbedding
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "DVPVAE": "._dvpvae",
     "IWAEEmbedding": "._iwae",
     "LatentSampler": ".sampling.latent_sampler",
     "PMFSampler": ".sampling.pmf",
@@ -21,6 +23,7 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "DVPVAE",
     "IWAEEmbedding",
     "LatentSampler",
     "PMFSampler",

@@ -6,10 +6,10 @@ from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from . import _data, _readouts
-from ._estimator import checked_finite
 from ._imputation import Imputation, LatticePredictions
 from ._posterior_queries import PosteriorQueries
 from ._rows import as_tensor
+from ._trained import checked_finite
 from .engine import objectives, posteriors, quadrature, refinement, summaries
 from .engine.precision import own_settings
 

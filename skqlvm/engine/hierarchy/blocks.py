@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..networks import Layers
+from ..precision import multiplies_bfloat16
 
 
 class Block(nn.Module):
@@ -52,7 +53,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (n, n_in, height, width) to (n, n_out, height, width)."""
-        return (x if self.skip is None else self.skip(x)) + self.branch(x)
+        rounds = self.training and self.branch.rounds and multiplies_bfloat16(x.device)
+        seen = x.bfloat16() if rounds else x
+        kept: Tensor = x if self.skip is None else self.skip(seen).to(x.dtype)
+        return kept + self.branch(seen)
 
 
 class BottomUp(nn.Module):

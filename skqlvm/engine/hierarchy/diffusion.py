@@ -47,6 +47,11 @@ class DiffusionPrior(nn.Module):
         Probability to drop a number in a block, in training.
     generator : Generator, optional
         Draws the first weights; torch's global one by default.
+
+    Attributes
+    ----------
+    draws_globally : bool
+        Whether training draws from torch's global generators, as dropout does.
     """
 
     center: Tensor
@@ -68,6 +73,7 @@ class DiffusionPrior(nn.Module):
                 f"expects gamma_min below gamma_max, but got {gamma_min} and {gamma_max}"
             )
         self.context_shape, self.gamma_min, self.gamma_max = context_shape, gamma_min, gamma_max
+        self.draws_globally = dropout > 0
         self.network = Denoiser(context_shape, channels, n_blocks, dropout, generator)
         self.register_buffer("center", torch.zeros(context_shape, dtype=torch.float64))
         self.register_buffer("variance", torch.ones(context_shape, dtype=torch.float64))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..likelihoods import Likelihood
+from ..networks import allow_bfloat16
 from ..objectives import log_mean_exp
 from .contexts import Context
 from .diffusion import DiffusionPrior
@@ -100,6 +101,15 @@ class HierarchicalModel(nn.Module):
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of an image."""
         return self.ladder.image_shape
+
+    @property
+    def like(self) -> Tensor:
+        """A parameter, whose device and dtype images are brought to."""
+        return self.ladder.start
+
+    def allow_bfloat16(self, allowed: bool) -> None:
+        """Let layers be rounded to bfloat16 while the model is trained, or not."""
+        allow_bfloat16(self, allowed)
 
     def start(self, x: Tensor) -> None:
         """Set scales and locations from training images x (n, \\*image_shape)."""
