@@ -13,7 +13,7 @@ where denoised comes from the noise that a network sees in z_t.
 from __future__ import annotations
 
 from itertools import pairwise
-from math import exp, expm1, log, pi
+from math import exp, expm1, log, pi, sqrt
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +22,11 @@ from torch import Tensor, nn
 from .blocks import convolution, rescale
 from .noise import Shared, Source, normal, uniform
 
-_LONGEST, _SHORTEST = 0.1, 1000.0
-"""Angular frequencies of the first and the last wave from which a network sees t in [0, 1]."""
+_SLOWEST, _FASTEST = 0.3, 20.0
+"""Angular frequencies of the waves from which a network sees t in [0, 1]."""
+
+_FIRST_GAIN = 2.0
+"""Factor of the first layer's weights: a network that is nearly linear learns nothing at first."""
 
 
 class DiffusionPrior(nn.Module):
@@ -86,18 +89,24 @@ class DiffusionPrior(nn.Module):
 
     def noise(self, z: Tensor, t: Tensor) -> Tensor:
         """Return the noise e that is seen in z_t (n, \\*context_shape), at times t (n,)."""
+        plain, added = self._noise(z, t)
+        return plain + added
+
+    def _noise(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise that is seen if u is normal, and what the network adds."""
         gamma = _beside(self.gamma(t), z)
         alpha, sigma = torch.sigmoid(-gamma).sqrt(), torch.sigmoid(gamma).sqrt()
         signal = alpha**2 * self.variance.to(z)
         total = signal + sigma**2
         away = z - alpha * self.center.to(z)
         added = self.network(away / total.sqrt(), t)
-        return sigma * away / total + (signal / total).sqrt() * added
+        return sigma * away / total, (signal / total).sqrt() * added
 
     def bound(self, u: Tensor, generator: Source, n_steps: int | None = None) -> Tensor:
         """Return an unbiased estimate of a lower bound of log p(u), from one time a row.
 
-        The times of the rows are spread evenly, each uniform by itself.
+        What the bound would be if u were taken for normal is known; the difference that the network
+        makes is estimated. The times of the rows are spread evenly, each uniform by itself.
 
         Parameters
         ----------
@@ -121,8 +130,29 @@ class DiffusionPrior(nn.Module):
         noise = normal(tuple(u.shape), generator, u)
         gamma = _beside(self.gamma(t), u)
         z = torch.sigmoid(-gamma).sqrt() * u + torch.sigmoid(gamma).sqrt() * noise
-        missed = _sum((noise - self.noise(z, t)) ** 2)
-        return self._ends(u) - weight * missed
+        plain, added = self._noise(z, t)
+        gained = _sum(added * (2 * (noise - plain) - added))
+        return self._ends(u) - self._missed_by_normal(u, n_steps) + weight * gained
+
+    def _missed_by_normal(self, u: Tensor, n_steps: int | None) -> Tensor:
+        """Weighted square of the noise that is not seen, over all times, without a network, (n,).
+
+        At a time with the ratio r of explained to unexplained variance, its expectation is ``(r^2 +
+        r w) / (1 + r)^2``, where w is u from the centre, squared, over the variance.
+        """
+        variance, center = self.variance.double(), self.center.double()
+        if n_steps is None:
+            most, least = variance * exp(-self.gamma_min), variance * exp(-self.gamma_max)
+            constant = (most.log1p() - least.log1p() + 1 / (1 + most) - 1 / (1 + least)) / 2
+            slope = (1 / (1 + least) - 1 / (1 + most)) / 2
+        else:
+            t = torch.arange(1, n_steps + 1, dtype=torch.float64, device=variance.device) / n_steps
+            ratio = variance * _beside(torch.exp(-self.gamma(t)), variance[None])
+            weight = expm1((self.gamma_max - self.gamma_min) / n_steps) / 2
+            constant = weight * (ratio / (1 + ratio)).square().sum(0)
+            slope = weight * (ratio / (1 + ratio) ** 2).sum(0)
+        away = (u - center.to(u)) ** 2
+        return _sum(constant.to(u) + (slope / variance).to(u) * away)
 
     def _times(self, n: int, generator: Source, like: Tensor) -> Tensor:
         """Times of n rows: evenly spread from a random start, or the same where noise is shared."""
@@ -155,7 +185,7 @@ class DiffusionPrior(nn.Module):
         weight = _sum(noise**2 - z**2 + torch.sigmoid(last).log()) / 2
         for t, s in self._steps(n_steps, u):
             noise = normal(tuple(u.shape), generator, u)
-            told, seen, spread = self.step(z, t, s, u), self.step(z, t, s), self._spread(t, s)
+            told, seen, spread = self.step(z, t, s, u), self.step(z, t, s), self.spread(t, s)
             away = (seen - told) / spread
             weight = weight + _sum(away * noise - away**2 / 2)
             z = told + spread * noise
@@ -191,7 +221,7 @@ class DiffusionPrior(nn.Module):
         kept = (gamma_s - gamma_t).exp()
         return alpha_s * (kept * z / alpha_t + (1 - kept) * u)
 
-    def _spread(self, t: Tensor, s: Tensor) -> Tensor:
+    def spread(self, t: Tensor, s: Tensor) -> Tensor:
         """Standard deviation of q(z_s | z_t, u)."""
         gamma_t, gamma_s = self.gamma(t), self.gamma(s)
         return (torch.sigmoid(gamma_s) * -torch.expm1(gamma_s - gamma_t)).sqrt()
@@ -226,7 +256,7 @@ class DiffusionPrior(nn.Module):
         z = temperature * normal(shape, generator, like)
         for t, s in self._steps(n_steps, like):
             noise = temperature * normal(shape, generator, like)
-            z = self.step(z, t, s, limit=limit) + self._spread(t, s) * noise
+            z = self.step(z, t, s, limit=limit) + self.spread(t, s) * noise
         first = torch.tensor(self.gamma_min, dtype=z.dtype, device=z.device)
         noise = temperature * normal(shape, generator, like)
         return z / torch.sigmoid(-first).sqrt() + exp(self.gamma_min / 2) * noise
@@ -259,12 +289,16 @@ class Denoiser(nn.Module):
         super().__init__()
         n_waves = max(4, channels // 2)
         powers = torch.linspace(0, 1, n_waves, dtype=torch.float64)
-        self.register_buffer("frequencies", _LONGEST * (_SHORTEST / _LONGEST) ** powers)
+        self.register_buffer("frequencies", _SLOWEST * (_FASTEST / _SLOWEST) ** powers)
         self.time = convolution(2 * n_waves, 4 * channels, 1, generator)
         self.first = convolution(context_shape[0], channels, 3, generator)
+        rescale(self.first, _FIRST_GAIN)
         place = torch.empty(channels, *context_shape[1:], dtype=torch.float32)
-        self.place = nn.Parameter(place.normal_(std=0.1, generator=generator))
-        self.blocks = nn.ModuleList(_Block(channels, dropout, generator) for _ in range(n_blocks))
+        self.place = nn.Parameter(place.normal_(std=0.5, generator=generator))
+        scale = 1 / sqrt(max(1, n_blocks))
+        self.blocks = nn.ModuleList(
+            _Block(channels, dropout, scale, generator) for _ in range(n_blocks)
+        )
         self.last = convolution(channels, context_shape[0], 3, generator)
         rescale(self.last, 0.0)
 
@@ -282,14 +316,18 @@ class _Block(nn.Module):
     """Two convolutions whose result is added, between which the time is told."""
 
     def __init__(
-        self, channels: int, dropout: float, generator: torch.Generator | None = None
+        self,
+        channels: int,
+        dropout: float,
+        scale: float,
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.before = convolution(channels, channels, 3, generator)
         self.time = convolution(4 * channels, channels, 1, generator)
         self.dropout = nn.Dropout(dropout)
         self.after = convolution(channels, channels, 3, generator)
-        rescale(self.after, 0.0)
+        rescale(self.after, scale)
 
     def forward(self, y: Tensor, time: Tensor) -> Tensor:
         inner = F.silu(self.before(F.silu(y)) + self.time(time))
