@@ -99,7 +99,7 @@ class BottomUp(nn.Module):
 
         Images are centred here: their values lie in [0, 1].
         """
-        state, features = self.first(2 * x - 1), []
+        state, features = channels_last(self.first(2 * x - 1)), []
         for number, stage in enumerate(self.stages):
             state = stage(state)
             if number:
@@ -125,6 +125,14 @@ def convolution(
     for values in layer.parameters():
         nn.init.uniform_(values, -limit, limit, generator=generator)
     return layer
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Return images (n, channels, height, width) with the channels of a pixel side by side.
+
+    Convolutions of few channels are twice as fast so.
+    """
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def rescale(layer: nn.Conv2d, factor: float) -> None:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..networks import Layers
-from .blocks import Block, BottomUp, convolution, rescale
+from .blocks import Block, BottomUp, channels_last, convolution, rescale
 from .noise import Source, normal
 
 LOG_VARIANCES = -10.0, 1.0
@@ -116,7 +116,8 @@ class Level(nn.Module):
 
     def from_above(self, state: Tensor, told: Tensor | None) -> tuple[Normals, Tensor]:
         """Return the prior, and the state that has passed it, both (n, ..., height, width)."""
-        numbers = self.prior(state if told is None else torch.cat([state, told], 1))
+        seen = state if told is None else channels_last(torch.cat([state, told], 1))
+        numbers = self.prior(seen)
         prior = Normals.of(numbers[:, : self.n_numbers])
         return prior, state if self.update is None else state + numbers[:, self.n_numbers :]
 
@@ -128,7 +129,7 @@ class Level(nn.Module):
         """Return the state once z is known."""
         if self.project is None or self.update is None:
             return state
-        return self.update(state + self.project(z))
+        return self.update(state + channels_last(self.project(z)))
 
 
 Choice = Callable[[int, Level, Normals, Tensor], Tensor]
@@ -200,6 +201,7 @@ class Ladder(nn.Module):
         )
         self.widen = Layers(convolution(n_latent, channels, 1, generator)) if aggregation else None
         self.output = Layers(convolution(channels, n_outputs, 3, generator))
+        self.to(memory_format=torch.channels_last)
 
     @property
     def n_levels(self) -> int:
@@ -289,7 +291,8 @@ class Ladder(nn.Module):
 
     def _descend(self, n: int, condition: Tensor | None, choose: Choice) -> Tensor:
         """Go down from the coarsest level, and return the outputs (n, n_outputs, height, width)."""
-        state, before = self.start.expand(n, -1, -1, -1), len(self.latents_per_scale) - 1
+        state = channels_last(self.start.expand(n, -1, -1, -1))
+        before = len(self.latents_per_scale) - 1
         told: Tensor | None = None
         drawn: dict[int, Tensor] = {}
         for number, scale in enumerate(self._scales):
@@ -304,7 +307,7 @@ class Ladder(nn.Module):
             drawn[scale] = drawn[scale] + z if scale in drawn else z
             state = level.onwards(passed, z)
         if self.widen is not None:
-            return self.output(self.widen(self.aggregated(drawn)))
+            return self.output(channels_last(self.widen(self.aggregated(drawn))))
         return self.output(F.interpolate(state, scale_factor=2.0**before, mode="nearest"))
 
     def aggregated(self, drawn: dict[int, Tensor]) -> Tensor:
