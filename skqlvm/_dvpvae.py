@@ -56,6 +56,10 @@ class DVPVAE(ImageQueries, TrainedEstimator):
         Height and width of the context, which has as many channels as the image.
     gamma_min, gamma_max : float, default=-6.0 and 7.0
         Logarithm of the ratio of noise to signal at the two ends of the diffusion.
+    context_log_variance : tuple of float, default=(-12.0, -3.0, 0.0)
+        Smallest, first and largest log variance of a context given its image, which is learned for
+        each of its numbers. The paper's is (-12, gamma_min, -5): contexts that are so exact cost
+        many nats, which short fits do not win back.
     diffusion_channels : int, default=16
         Width of the network that sees the noise.
     diffusion_blocks : int, default=2
@@ -161,6 +165,7 @@ class DVPVAE(ImageQueries, TrainedEstimator):
         context_size=7,
         gamma_min=-6.0,
         gamma_max=7.0,
+        context_log_variance=(-12.0, -3.0, 0.0),
         diffusion_channels=16,
         diffusion_blocks=2,
         diffusion_dropout=0.0,
@@ -192,6 +197,7 @@ class DVPVAE(ImageQueries, TrainedEstimator):
         self.context_size = context_size
         self.gamma_min = gamma_min
         self.gamma_max = gamma_max
+        self.context_log_variance = context_log_variance
         self.diffusion_channels = diffusion_channels
         self.diffusion_blocks = diffusion_blocks
         self.diffusion_dropout = diffusion_dropout

@@ -23,6 +23,7 @@ SHAPING = (
     "context_size",
     "gamma_min",
     "gamma_max",
+    "context_log_variance",
     "diffusion_channels",
     "diffusion_blocks",
     "likelihood",
@@ -52,6 +53,7 @@ def check(estimator):
     _checks.check_number("diffusion_dropout", estimator.diffusion_dropout, below=1.0)
     _checks.check_number("gamma_min", estimator.gamma_min, -30.0, 30.0)
     _checks.check_number("gamma_max", estimator.gamma_max, estimator.gamma_min, open_minimum=True)
+    _check_log_variances(estimator.context_log_variance)
     if estimator.ema is not None:
         _checks.check_number("ema", estimator.ema, below=1.0)
     for name in ("aggregation", "binarize"):
@@ -67,6 +69,18 @@ def check(estimator):
         )
     for number in estimator.latents_per_scale:
         _checks.check_integer("each entry of latents_per_scale", number, minimum=0)
+
+
+def _check_log_variances(values):
+    if not isinstance(values, (tuple, list, np.ndarray)) or len(values) != 3:
+        raise TypeError(
+            "context_log_variance expects the smallest, the first and the largest log variance of "
+            f"a context, such as (-12, -3, 0), but got {values!r}."
+        )
+    least = -30.0
+    for value in values:
+        _checks.check_number("each entry of context_log_variance, in rising order,", value, least)
+        least = value
 
 
 def check_values(X, likelihood, name):
@@ -101,7 +115,8 @@ def build(estimator, n_features, generator=None):
         generator,
     )
     n_steps = int(estimator.n_diffusion_steps)
-    return HierarchicalModel(ladder, likelihood, context, diffusion, n_steps)
+    log_variances = tuple(map(float, estimator.context_log_variance))
+    return HierarchicalModel(ladder, likelihood, context, diffusion, n_steps, log_variances)
 
 
 def _likelihood(estimator, n_features, shape):

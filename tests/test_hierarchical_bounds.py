@@ -304,3 +304,25 @@ def test_a_context_needs_its_prior():
     ladder = Ladder(SHAPE, (1,), 4, context_channels=1)
     with pytest.raises(ValueError, match="a context and a diffusion prior of it, or neither"):
         HierarchicalModel(ladder, Bernoulli(49), CONTEXTS["dct"](SHAPE, 3))
+
+
+@pytest.mark.parametrize("range_", [(-12.0, -6.0, -5.0), (-4.0, -2.0, -1.0)])
+def test_noise_of_contexts_stays_within_its_range(range_, small, generator):
+    model, x = small
+    if model.context is None:
+        return
+    parts = model.ladder, model.likelihood, model.context, model.diffusion
+    chosen = HierarchicalModel(*parts, context_log_variances=range_).double()
+    rows = x[:1].expand(400, *x.shape[1:])
+    for value, expected in ((None, range_[1]), (-99.0, range_[0]), (9.0, range_[2])):
+        if value is not None:
+            chosen.log_variance_u.data.fill_(value)
+        away = chosen.draw_context(rows, generator) - model.context(rows)
+        assert away.var().log().item() == pytest.approx(expected, abs=0.15)
+
+
+def test_the_range_of_noise_rises():
+    parts = CONTEXTS["dct"](SHAPE, 3), DiffusionPrior((1, 3, 3), channels=4, n_blocks=1)
+    ladder = Ladder(SHAPE, (1,), 4, context_channels=1)
+    with pytest.raises(ValueError, match=r"in rising order, but got \(-5\.0, -6\.0, 0\.0\)"):
+        HierarchicalModel(ladder, Bernoulli(49), *parts, context_log_variances=(-5.0, -6.0, 0.0))

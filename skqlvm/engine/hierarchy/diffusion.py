@@ -78,10 +78,11 @@ class DiffusionPrior(nn.Module):
         self.register_buffer("center", torch.zeros(context_shape, dtype=torch.float64))
         self.register_buffer("variance", torch.ones(context_shape, dtype=torch.float64))
 
-    def start(self, u: Tensor) -> None:
-        """Take mean and variance from training contexts u (n, \\*context_shape)."""
+    def start(self, u: Tensor, noise: Tensor | float = 0.0) -> None:
+        """Take mean and variance from contexts u (n, \\*context_shape), and that of their noise."""
         self.center = u.double().mean(0)
-        self.variance = u.double().var(0, correction=0) + exp(self.gamma_min)
+        least = torch.as_tensor(noise, dtype=torch.float64, device=u.device).detach()
+        self.variance = u.double().var(0, correction=0) + least.clamp(min=exp(self.gamma_min))
 
     def gamma(self, t: Tensor) -> Tensor:
         """Return the logarithm of the ratio of noise to signal at times t in [0, 1]."""

@@ -2,7 +2,7 @@
 
     p(x, z, u) = p(u) p(z | u) p(x | z),        q(z, u | x) = r(u | x) q(z | x, u)
 
-with the ladder's p(z | u) and q(z | x, u), a diffusion model p(u) of contexts, and r a narrow
+with the ladder's p(z | u) and q(z | x, u), a diffusion model p(u) of contexts, and r a
 normal around the fixed context of x (Kuzina and Tomczak, arXiv 2412.01373). Without a context the
 ladder alone is the model.
 """
@@ -24,8 +24,12 @@ from .diffusion import DiffusionPrior
 from .ladder import Ladder, Passed
 from .noise import Source, normal
 
-CONTEXT_LOG_VARIANCES = -12.0, -5.0
-"""Smallest and largest log variance of a context given its image."""
+CONTEXT_LOG_VARIANCES = -12.0, -3.0, 0.0
+"""Smallest, first and largest log variance of a context given its image.
+
+The paper's are -12, gamma_min and -5. Contexts that are so exact cost many nats, which short fits
+do not win back.
+"""
 
 
 class Parts(NamedTuple):
@@ -69,11 +73,13 @@ class HierarchicalModel(nn.Module):
         Density of contexts; there is one if and only if there is a context.
     n_steps : int
         Steps from noise to a context, when one is drawn.
+    context_log_variances : tuple of float
+        Smallest, first and largest log Var[u | x], which is learned for each number of u.
 
     Attributes
     ----------
     log_variance_u : Parameter of the context's shape, or None
-        log Var[u | x]; within `CONTEXT_LOG_VARIANCES` where it is used.
+        log Var[u | x], clamped where it is used.
     """
 
     def __init__(
@@ -83,6 +89,7 @@ class HierarchicalModel(nn.Module):
         context: Context | None = None,
         diffusion: DiffusionPrior | None = None,
         n_steps: int = 25,
+        context_log_variances: tuple[float, float, float] = CONTEXT_LOG_VARIANCES,
     ) -> None:
         super().__init__()
         if (context is None) != (diffusion is None):
@@ -94,7 +101,14 @@ class HierarchicalModel(nn.Module):
         self.context, self.diffusion, self.n_steps = context, diffusion, n_steps
         self.log_variance_u: nn.Parameter | None = None
         if diffusion is not None:
-            first = torch.full(diffusion.context_shape, diffusion.gamma_min, dtype=torch.float32)
+            low, first_value, high = context_log_variances
+            if not low <= first_value <= high:
+                raise ValueError(
+                    "expects a smallest, a first and a largest log variance of contexts in rising "
+                    f"order, but got {context_log_variances}"
+                )
+            self.log_variances = low, high
+            first = torch.full(diffusion.context_shape, first_value, dtype=torch.float32)
             self.log_variance_u = nn.Parameter(first)
 
     @property
@@ -116,7 +130,7 @@ class HierarchicalModel(nn.Module):
         self.likelihood.start(x.flatten(1))
         if self.context is not None and self.diffusion is not None:
             self.context.start(x)
-            self.diffusion.start(self.context(x))
+            self.diffusion.start(self.context(x), self._log_variance(x).exp())
 
     def nats(self, x: Tensor, generator: Source, beta: float = 1.0) -> Parts:
         """Return an unbiased estimate of the bound, from one draw a row.
@@ -192,7 +206,7 @@ class HierarchicalModel(nn.Module):
 
     def _log_variance(self, like: Tensor) -> Tensor:
         parameter = cast(nn.Parameter, self.log_variance_u)
-        return parameter.clamp(*CONTEXT_LOG_VARIANCES).to(like)
+        return parameter.clamp(*self.log_variances).to(like)
 
     def generate(
         self,
