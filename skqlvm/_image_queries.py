@@ -9,10 +9,10 @@ from sklearn.utils.validation import check_array, check_is_fitted
 from . import _checks
 from ._rows import random_seed
 from ._trained import checked_finite
-from .engine.hierarchy import model as hierarchy
+from .engine.hierarchy.model import elbo, importance
 from .engine.hierarchy.noise import Shared
 
-METHODS = ("elbo", "importance")
+METHODS = {"elbo": elbo, "importance": importance}
 
 _MAPS_HELD = 8
 """Maps of all channels at full resolution that a pass holds at a time."""
@@ -152,7 +152,7 @@ class ImageQueries:
         X = self._queried(X)
         _checks.check_option("method", method, METHODS)
         _checks.check_integer("n_draws", n_draws)
-        estimate = getattr(hierarchy, method)
+        estimate = METHODS[method]
 
         def of_rows(model, x):
             source = Shared(torch.Generator().manual_seed(0))
