@@ -225,7 +225,8 @@ class _Run:
         if noise is not None:
             self.generators["noise"] = noise
         trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        self.parameters, self.optimizer = list(trained.values()), settings.optimizer(trained)
+        self.parameters: list[Tensor] = list(trained.values())
+        self.optimizer = settings.optimizer(trained)
         self.resume()
         self.since = time.perf_counter()
 

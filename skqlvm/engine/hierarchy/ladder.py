@@ -201,7 +201,7 @@ class Ladder(nn.Module):
         )
         self.widen = Layers(convolution(n_latent, channels, 1, generator)) if aggregation else None
         self.output = Layers(convolution(channels, n_outputs, 3, generator))
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def n_levels(self) -> int:
