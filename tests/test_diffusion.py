@@ -117,6 +117,31 @@ def test_bound_is_that_of_noise_that_is_missed(n_steps, generator):
         assert bound[0] == pytest.approx(naive[0], abs=3.5 * (bound[1] + naive[1]))
 
 
+@pytest.mark.parametrize("n_steps", [None, 6])
+def test_bound_of_mirrored_times_has_the_same_mean_and_hardly_an_error_that_rows_share(
+    n_steps, generator
+):
+    prior = restless(oracle(0.3, (1, 2, 2)), generator)
+    u = torch.full((1000, 1, 2, 2), 0.4, dtype=torch.float64)
+    with torch.no_grad():
+        one = mean_and_error(torch.cat([prior.bound(u, generator, n_steps) for _ in range(20)]))
+        pairs = mean_and_error(prior.bound(u, generator, n_steps, n_pairs=3))
+        assert pairs[0] == pytest.approx(one[0], abs=3.5 * (one[1] + pairs[1]))
+        assert pairs[1] < one[1] * 20**0.5 / 2
+        shared = Shared(generator)
+        alone = prior.bound(u[:3], shared, n_steps, n_pairs=2)
+        assert torch.equal(alone, alone[:1].expand(3))
+
+
+def test_mirrored_times_are_even():
+    """One in each part of [0, 1], and its mirror image, for each row."""
+    t = oracle(0.3)._mirrored(5, 4, torch.Generator().manual_seed(0), torch.zeros(1))
+    assert t.shape == (5, 8)
+    for half in (t[:, :4], t[:, 4:]):
+        assert torch.equal((4 * half).floor(), torch.arange(4.0).expand(5, -1))
+    torch.testing.assert_close((4 * t).frac().view(5, 2, 4).sum(1), torch.ones(5, 4))
+
+
 @pytest.mark.parametrize(("t", "s"), [(1.0, 0.96), (0.5, 0.3), (0.04, 0.0)])
 def test_steps_backwards_undo_the_noise_of_steps_forwards(t, s, generator):
     """z_t ~ q(z_t | u) and z_s ~ q(z_s | z_t, u) give z_s ~ q(z_s | u)."""

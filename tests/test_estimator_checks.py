@@ -58,6 +58,7 @@ LINES = Squeezed(
     diffusion_blocks=1,
     n_diffusion_steps=2,
     max_iter=1,
+    batch_size=256,
 )
 LADDERS = [LINES, clone(LINES).set_params(context=None, aggregation=False, binarize=False)]
 

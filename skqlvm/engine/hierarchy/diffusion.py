@@ -103,8 +103,10 @@ class DiffusionPrior(nn.Module):
         added = self.network(away / total.sqrt(), t)
         return sigma * away / total, (signal / total).sqrt() * added
 
-    def bound(self, u: Tensor, generator: Source, n_steps: int | None = None) -> Tensor:
-        """Return an unbiased estimate of a lower bound of log p(u), from one time a row.
+    def bound(
+        self, u: Tensor, generator: Source, n_steps: int | None = None, n_pairs: int | None = None
+    ) -> Tensor:
+        """Return an unbiased estimate of a lower bound of log p(u), from one time a row or more.
 
         What the bound would be if u were taken for normal is known; the difference that the network
         makes is estimated. The times of the rows are spread evenly, each uniform by itself.
@@ -116,24 +118,34 @@ class DiffusionPrior(nn.Module):
         n_steps : int, optional
             Of the model whose density is bounded; without it the limit of infinitely many, which is
             the largest.
+        n_pairs : int, optional
+            Pairs of times that each row has, spread evenly over its own; for noise that is shared.
 
         Returns
         -------
         Tensor of shape (n,)
             In nats.
         """
-        t = self._times(len(u), generator, u)
+        known = self._ends(u) - self._missed_by_normal(u, n_steps)
+        if n_pairs is None:
+            noise = normal(tuple(u.shape), generator, u)
+            return known + self._gained(u, self._times(len(u), generator, u), noise, n_steps)
+        t = self._mirrored(len(u), n_pairs, generator, u).flatten()
+        noise = normal((len(u), 2 * n_pairs, *u.shape[1:]), generator, u).flatten(0, 1)
+        gained = self._gained(u.repeat_interleave(2 * n_pairs, 0), t, noise, n_steps)
+        return known + gained.view(len(u), -1).mean(1)
+
+    def _gained(self, u: Tensor, t: Tensor, noise: Tensor, n_steps: int | None) -> Tensor:
+        """What the network makes of the bound at times t, (n,), beside that of a normal u."""
         if n_steps is None:
             weight = (self.gamma_max - self.gamma_min) / 2
         else:
             t = ((t * n_steps).floor() + 1) / n_steps
             weight = n_steps * expm1((self.gamma_max - self.gamma_min) / n_steps) / 2
-        noise = normal(tuple(u.shape), generator, u)
         gamma = _beside(self.gamma(t), u)
         z = torch.sigmoid(-gamma).sqrt() * u + torch.sigmoid(gamma).sqrt() * noise
         plain, added = self._noise(z, t)
-        gained = _sum(added * (2 * (noise - plain) - added))
-        return self._ends(u) - self._missed_by_normal(u, n_steps) + weight * gained
+        return weight * _sum(added * (2 * (noise - plain) - added))
 
     def _missed_by_normal(self, u: Tensor, n_steps: int | None) -> Tensor:
         """Weighted square of the noise that is not seen, over all times, without a network, (n,).
@@ -161,6 +173,12 @@ class DiffusionPrior(nn.Module):
         if isinstance(generator, Shared):
             return start
         return (start[:1] + torch.arange(n, device=like.device) / n) % 1
+
+    def _mirrored(self, n: int, n_pairs: int, generator: Source, like: Tensor) -> Tensor:
+        """Times of n rows, (n, 2 n_pairs): in each part of [0, 1] one and its mirror image."""
+        start = uniform((n,), generator, like)[:, None]
+        part = torch.arange(n_pairs, device=like.device)
+        return torch.cat([part + start, part + 1 - start], 1) / n_pairs
 
     def _ends(self, u: Tensor) -> Tensor:
         """Expected log p(u | z_0), less the divergence of q(z_1 | u) from p(z_1), (n,)."""

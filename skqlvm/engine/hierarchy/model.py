@@ -132,7 +132,9 @@ class HierarchicalModel(nn.Module):
             self.context.start(x)
             self.diffusion.start(self.context(x), self._log_variance(x).exp())
 
-    def nats(self, x: Tensor, generator: Source, beta: float = 1.0) -> Parts:
+    def nats(
+        self, x: Tensor, generator: Source, beta: float = 1.0, n_pairs: int | None = None
+    ) -> Parts:
         """Return an unbiased estimate of the bound, from one draw a row.
 
         Parameters
@@ -142,10 +144,13 @@ class HierarchicalModel(nn.Module):
         generator : Generator or Shared
         beta : float
             Factor of the divergences.
+        n_pairs : int, optional
+            Of the times of the diffusion model; see `DiffusionPrior.bound`.
         """
         u = self.draw_context(x, generator)
         passed = self.ladder(x, self.condition(u), generator)
-        return Parts(self.log_px_z(x, passed), passed.kl, self.divergence_u(x, u, generator), beta)
+        context = self.divergence_u(x, u, generator, n_pairs)
+        return Parts(self.log_px_z(x, passed), passed.kl, context, beta)
 
     def log_weight(self, x: Tensor, generator: Source, n_steps: int | None = None) -> Tensor:
         """Return log importance weights, one a row: the mean of their exponentials is p(x).
@@ -191,12 +196,14 @@ class HierarchicalModel(nn.Module):
         """Return what the ladder is told of contexts: an image each, (n, \\*image_shape)."""
         return None if u is None or self.context is None else self.context.to_image(u)
 
-    def divergence_u(self, x: Tensor, u: Tensor | None, generator: Source) -> Tensor:
+    def divergence_u(
+        self, x: Tensor, u: Tensor | None, generator: Source, n_pairs: int | None = None
+    ) -> Tensor:
         """Return a bound on KL(r(u | x) || p(u)) by one u a row, in expectation, (n,)."""
         if u is None or self.diffusion is None:
             return x.new_zeros(len(x))
         entropy = (self._log_variance(u) + log(2 * pi) + 1).sum() / 2
-        return -entropy - self.diffusion.bound(u, generator)
+        return -entropy - self.diffusion.bound(u, generator, n_pairs=n_pairs)
 
     def log_ru(self, x: Tensor, u: Tensor) -> Tensor:
         """Return log r(u | x), in nats, (n,)."""
@@ -261,7 +268,12 @@ class HierarchicalModel(nn.Module):
 
 
 def elbo(
-    model: HierarchicalModel, x: Tensor, generator: Source, n_draws: int = 1, n_inner: int = 1
+    model: HierarchicalModel,
+    x: Tensor,
+    generator: Source,
+    n_draws: int = 1,
+    n_inner: int = 1,
+    n_pairs: int = 8,
 ) -> tuple[Tensor, Tensor]:
     """Return the mean of bounds on log p(x), and its standard error, in nats, each (n,).
 
@@ -278,14 +290,17 @@ def elbo(
     n_inner : int
         Draws of z for each context, whose weights are averaged before the logarithm: a tighter
         bound on log p(x | u).
+    n_pairs : int
+        Pairs of times of the diffusion model for each context. Where noise is shared, all rows have
+        the same times, and an error of few would not average out over rows.
     """
 
     def draw() -> Tensor:
         if n_inner == 1:
-            return model.nats(x, generator).bound
+            return model.nats(x, generator, n_pairs=n_pairs).bound
         u = model.draw_context(x, generator)
         given = [model.log_weight_given(x, u, generator) for _ in range(n_inner)]
-        return log_mean_exp(torch.stack(given), 0) - model.divergence_u(x, u, generator)
+        return log_mean_exp(torch.stack(given), 0) - model.divergence_u(x, u, generator, n_pairs)
 
     bounds = _drawn(draw, n_draws)
     return bounds.mean(0), bounds.std(0, correction=min(1, n_draws - 1)) / _root(n_draws)
