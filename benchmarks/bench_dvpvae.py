@@ -22,7 +22,8 @@ long
 cost
     Where the seconds of a training step go, and those of a pass over MNIST-10k.
 published
-    The configurations of the paper, constructed, and their parameters counted.
+    The configurations of the paper, constructed, and their parameters counted; on a GPU also the
+    milliseconds of a training step, on images of noise.
 
 Seconds are those of the processor in this process, or of a clock on other devices.
 """
@@ -93,6 +94,7 @@ MODELS = {
     "DVP, no aggregation": {"aggregation": False},
     "ladder, no aggregation": {"context": None, "aggregation": False},
 }
+_PUBLISHED_BATCH = 128
 _N_TEST, _N_WEIGHED, _N_DRAWS = 1000, 200, 4
 _STEPS = (10, 25, 50, 100, 250, 1000)
 _TEMPERATURES = (0.6, 0.8, 0.9, 1.0)
@@ -124,7 +126,7 @@ def main(argv=None):
         return
     results = Results(measurement.Report(arguments))
     if "published" in arguments.parts:
-        _count_published(results)
+        _count_published(arguments, results)
     for data in _data(arguments):
         for part in arguments.parts:
             if part in _RUNS:
@@ -464,11 +466,22 @@ def _run_cost(data, arguments, results):
     results.add("cost", a_pass, "s", part="cost", data=data.name, of="10,000 rows, s")
 
 
-def _count_published(results):
+def _count_published(arguments, results):
     for name, (shape, n_outputs, chosen) in PUBLISHED.items():
         total = n_parameters(chosen | {"image_shape": shape}, n_outputs)
-        parameters = {"part": "published", "data": "-", "configuration": name}
-        results.add("published", total, "parameters", **parameters)
+        known = {"part": "published", "data": "-"}
+        results.add("published", total, "parameters", configuration=name, **known)
+        if not arguments.quick and arguments.device != "cpu":
+            named = chosen | {"image_shape": shape, "device": arguments.device}
+            each = 1e3 * _seconds_a_step(named, _PUBLISHED_BATCH)
+            results.add("published", each, "ms", configuration=f"{name}, ms a step", **known)
+
+
+def _seconds_a_step(chosen, batch_size):
+    rows = np.random.default_rng(0).random((10 * batch_size, math.prod(chosen["image_shape"])))
+    rows = np.round(255 * rows).astype(np.float32) / 255
+    noise = Binary("noise", rows, None, chosen["image_shape"])
+    return seconds_a_pass(chosen | {"batch_size": batch_size, "validation_fraction": 0}, noise) / 10
 
 
 _RUNS = {
