@@ -14,7 +14,7 @@ from .engine.hierarchy.noise import Shared
 
 METHODS = {"elbo": elbo, "importance": importance}
 
-_MAPS_HELD = 8
+_MAPS_HELD = 3
 """Maps of all channels at full resolution that a pass holds at a time."""
 
 

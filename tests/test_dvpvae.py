@@ -85,7 +85,7 @@ def test_images_are_learned_by_heart(generator):
     x = torch.from_numpy(BINARY[:64]).view(-1, *SHAPE)
     model = _image_parts.build(DVPVAE(SHAPE, **TINY), 64, generator)
     model.start(x)
-    settings = training.Settings(80, optimizers.constant(3e-2), optimizers.adamax, batch_size=64)
+    settings = training.Settings(60, optimizers.constant(3e-2), optimizers.adamax, batch_size=64)
 
     def nats(index):
         return model.nats(x[index], generator, beta=0.1).bound / 64
