@@ -2,10 +2,13 @@
 how alike the maps of several seeds are.
 
     python benchmarks/bench_clusters.py --data DIR --seeds 0 1
+    python benchmarks/bench_clusters.py --data DIR --seeds 0 1 2 3 --parts stability
 
 Maps are fitted and clustered on training rows, whose labels nothing sees but the adjusted Rand
 index; clusters of new rows are those that their coordinates fall into. `stability` is on the new
 rows. KMeans and HDBSCAN get UMAP's coordinates as they are. The likelihood is Bernoulli's."""
+
+from math import isqrt
 
 import measurement
 import numpy as np
@@ -17,30 +20,44 @@ from skqlvm import QLVMEmbedding, torus
 
 _QUICK = {"n_points": 55, "n_points_eval": 233, "max_iter": 3, "hidden_layer_sizes": (32,)}
 _N_CLUSTERS = 10
+_PARTS = ("clusters", "borders", "stability")
+_SLANTS = (-0.45, -0.3, -0.15, 0.0, 0.15, 0.3, 0.45)
 
 
 def main(argv=None):
-    arguments = measurement.parser(__doc__, seeds=(0, 1)).parse_args(argv)
+    parser = measurement.parser(__doc__, seeds=(0, 1))
+    parser.add_argument("--slants", action="store_true", help="sum over seven slants of images")
+    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=list(_PARTS))
+    arguments = parser.parse_args(argv)
     data = measurement.load_images(arguments)
     report = measurement.Report(arguments, data.name)
-    models, found, borders = [], {}, []
-    for seed in arguments.seeds:
-        models.append(_fitted(seed, data, arguments))
-        for name, values in _clustered(models[-1], data).items():
+    models = [_fitted(seed, data, arguments) for seed in arguments.seeds]
+    if "clusters" in arguments.parts:
+        _report_clusters(report, _clusters(models, data, arguments), data)
+    if "borders" in arguments.parts:
+        _report_borders(report, [_borders(model, data) for model in models], data)
+    if "stability" in arguments.parts and len(models) > 1:
+        _report_stability(report, torus.stability(models, data.x_test), data)
+
+
+def _clusters(models, data, arguments):
+    """Return what came of each clusterer for each seed, by its name."""
+    found = {}
+    for model in models:
+        for name, values in _clustered(model, data).items():
             found.setdefault(name, []).append(values)
-        borders.append(_borders(models[-1], data))
     umap = measurement.umap_class(arguments)
     for seed in arguments.seeds if umap is not None else ():
         for name, values in _peers(umap(random_state=seed, n_jobs=1), seed, data).items():
             found.setdefault(name, []).append(values)
-    _report_clusters(report, found, data)
-    _report_borders(report, borders, data)
-    if len(models) > 1:
-        _report_stability(report, torus.stability(models, data.x_test), data)
+    return found
 
 
 def _fitted(seed, data, arguments):
-    settings = _QUICK if arguments.quick else {}
+    settings = dict(_QUICK) if arguments.quick else {}
+    if arguments.slants:
+        side = isqrt(data.x_train.shape[1])
+        settings |= {"transformations": {"shear": _SLANTS}, "image_shape": (1, side, side)}
     model = QLVMEmbedding(
         likelihood="bernoulli", random_state=seed, device=arguments.device, **settings
     )

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ._dvpvae import DVPVAE
     from ._iwae import IWAEEmbedding
     from ._mapa import MAPAEmbedding
     from ._qlvm import QLVMEmbedding
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "DVPVAE": "._dvpvae",
     "IWAEEmbedding": "._iwae",
     "LatentSampler": ".sampling.latent_sampler",
     "MAPAEmbedding": "._mapa",
@@ -23,6 +25,7 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "DVPVAE",
     "IWAEEmbedding",
     "LatentSampler",
     "MAPAEmbedding",

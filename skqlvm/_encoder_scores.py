@@ -3,7 +3,7 @@
 import torch
 
 from . import _checks
-from ._estimator import checked_finite
+from ._trained import checked_finite
 from .engine import importance, lattices, objectives, proposals, quadrature
 from .engine.precision import own_settings
 

@@ -177,9 +177,9 @@ def train(estimator, model, fit, settings, state, *, worth_keeping, before_step=
 
     Parameters
     ----------
-    estimator : LatentEstimator
+    estimator : TrainedEstimator
         Whose objective is trained.
-    model : skqlvm.engine.models.Model
+    model : torch.nn.Module
     fit : Fit
     settings : training.Settings
     state : training.State
@@ -193,7 +193,8 @@ def train(estimator, model, fit, settings, state, *, worth_keeping, before_step=
     stream = fit.randomness.stream if _parts.draws_globally(model) else None
     with nullcontext() if stream is None else stream.lent():
         objective = estimator._objective(model, fit)
-    with Progress(settings.n_steps, estimator.verbose, type(estimator).__name__) as progress:
+    name, unit = type(estimator).__name__, estimator._loss_unit
+    with Progress(settings.n_steps, estimator.verbose, name, unit) as progress:
 
         def run(fit, stop_at=None):
             training.train(

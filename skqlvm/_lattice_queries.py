@@ -2,16 +2,20 @@
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from . import _data, _readouts
-from ._estimator import checked_finite
 from ._imputation import Imputation, LatticePredictions
 from ._posterior_queries import PosteriorQueries
 from ._rows import as_tensor
+from ._trained import checked_finite
 from .engine import objectives, posteriors, quadrature, refinement, summaries
 from .engine.precision import own_settings
+
+_MANY = 256
+"""Rows from which on it pays to prepare an atlas for them."""
 
 
 class LatticeQueries(PosteriorQueries, Imputation, TransformerMixin):
@@ -225,21 +229,23 @@ class LatticeQueries(PosteriorQueries, Imputation, TransformerMixin):
     def _embedded(self, X, output):
         X = self._queried(X)
         _readouts.check(self)
-
-        def embed(log_w, points):
-            return _readouts.embed(log_w, points, self.embedding, output, self._order)
-
-        return self._from_table(X, embed)
-
-    def _from_table(self, X, function):
-        """Apply a function of log weights and points to all rows of X, some at a time."""
-        log_weights, points = self._log_weights(X), torch.from_numpy(self.lattice_)
+        model, points = self._model, torch.from_numpy(self.lattice_)
+        chart = self._chart_for_many(X)
 
         def of_rows(x):
-            log_w = log_weights(x)
-            return function(log_w, points.to(log_w))
+            log_w = quadrature.relative(model, chart, x)
+            return _readouts.embed(log_w, points.to(log_w), self.embedding, output, self._order)
 
         return self._over_rows(X, of_rows, self._row_bytes(X))
+
+    def _chart_for_many(self, X):
+        """The atlas for tables of which none is kept; where it pays, they take the same memory."""
+        model, chart, n_rows = self._model, self._chart(X), X.shape[0]
+        plain = model.transformations is None and model.conditions is None
+        if not plain or issparse(X) or n_rows < _MANY:
+            return chart
+        n_rows = min(n_rows, self._chunks(X, self._row_bytes(X)).size)
+        return chart.joining(as_tensor(X[:0], "cpu").dtype, n_rows)
 
 
 def _reconstructed(maps, log_w, mean):

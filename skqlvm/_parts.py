@@ -66,9 +66,8 @@ def check_choice(name, value, table, also=" or a callable"):
         _checks.check_option(name, value, table, also=also)
 
 
-def check_shared(estimator):
-    """Raise unless the parameters that all estimators share make sense, whatever the data."""
-    _checks.check_integer("n_components", estimator.n_components)
+def check_training(estimator):
+    """Raise unless the parameters of a training make sense, whatever the data."""
     _checks.check_integer("max_iter", estimator.max_iter, alternative="auto")
     _checks.check_integer("batch_size", estimator.batch_size, alternative="auto")
     verbose = int(estimator.verbose) if isinstance(estimator.verbose, bool) else estimator.verbose
@@ -80,6 +79,12 @@ def check_shared(estimator):
         _checks.check_integer("n_iter_no_change", estimator.n_iter_no_change)
     _checks.check_option("matmul_precision", estimator.matmul_precision, PRECISIONS)
     _checks.check_flag("warm_start", estimator.warm_start)
+
+
+def check_shared(estimator):
+    """Raise unless the parameters that models of latent points share make sense."""
+    _checks.check_integer("n_components", estimator.n_components)
+    check_training(estimator)
     _blocks.check(estimator.likelihood, estimator.exposure, check_choice)
     _conditions.check(estimator.condition_columns)
     _checks.check_noise_variance(estimator.noise_variance)

@@ -5,15 +5,19 @@ import sys
 _SECONDS = 1.0
 """Between two pictures of a bar; a notebook without widgets keeps every one as an output."""
 
+_SHOWN = {"nats": (-1, 2), "bits per dimension": (1, 4)}
+"""How a loss is shown in units: its sign, and digits."""
+
 
 class Progress:
     """Progress line on stderr: tqdm's where it is installed, else one line a record.
 
-    Nothing is shown unless verbose.
+    Nothing is shown unless verbose. Nats are shown as what is gained, bits as what is lost.
     """
 
-    def __init__(self, n_steps, verbose, name):
+    def __init__(self, n_steps, verbose, name, unit="nats"):
         self.n_steps, self.verbose, self.name, self.bar = n_steps, verbose, name, None
+        self.unit = unit
 
     def __enter__(self):
         if self.verbose:
@@ -40,8 +44,10 @@ class Progress:
         """Show where the training stands."""
         if not self.verbose:
             return
-        nats, held_out = -state.history["loss"][-1], -state.history["validation_loss"][-1]
-        text = f"nats {nats:.2f}" + ("" if held_out != held_out else f", held out {held_out:.2f}")
+        sign, digits = _SHOWN[self.unit]
+        loss, held_out = (sign * state.history[name][-1] for name in ("loss", "validation_loss"))
+        text = f"{self.unit} {loss:.{digits}f}"
+        text += "" if held_out != held_out else f", held out {held_out:.{digits}f}"
         if self.bar is not None:
             self.bar.set_postfix_str(text, refresh=False)
             self.bar.update(state.step - self.bar.n)

@@ -233,7 +233,7 @@ def test_chart_and_table_leave_what_they_are_given_as_it_was(generator):
     copies = [tensor.clone() for tensor in before]
     likelihood = likelihoods.Bernoulli(31)
     chart = atlas.chart(likelihood, outputs, points, weight)
-    parts = [tensor.clone() for tensor in chart[:-1]]
+    parts = [tensor.clone() for tensor in chart if tensor is not None]
     first = chart.table(likelihood, x)
     assert torch.equal(first, chart.table(likelihood, x))
     assert all(map(torch.equal, before, copies))
@@ -246,6 +246,18 @@ def test_rows_of_the_table_do_not_depend_on_one_another(generator):
     chart = even(likelihood, outputs_of_rank(3, 101, 31, generator))
     alone = torch.cat([chart.table(likelihood, row[None]) for row in x])
     torch.testing.assert_close(alone, chart.table(likelihood, x), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("rank", [3, 31])
+def test_tables_written_over_one_another_are_those_of_the_atlas(rank, generator):
+    x = torch.rand(11, 31, dtype=torch.float64, generator=generator)
+    likelihood = started("bernoulli", x)
+    chart = even(likelihood, outputs_of_rank(rank, 101, 31, generator))
+    joined = chart.joining(x.dtype, 7)
+    for rows in (x[:7], x[7:]):
+        table = joined.relative(likelihood, rows)
+        torch.testing.assert_close(table, chart.relative(likelihood, rows), rtol=0, atol=1e-11)
+        assert table.data_ptr() == joined.joined.table.data_ptr()
 
 
 @pytest.mark.parametrize("rank", [3, 31])

@@ -1,11 +1,13 @@
 """scikit-learn's own checks of every estimator."""
 
+import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skqlvm import (
+    DVPVAE,
     IWAEEmbedding,
     LatentSampler,
     MAPAEmbedding,
@@ -46,13 +48,35 @@ EMPIRICAL_MODELS = [
 ]
 
 
+class Squeezed(DVPVAE):
+    """A DVPVAE of any numbers, of which it sees logistic functions: the checks know no images."""
+
+    def _validated(self, X, *, reset):
+        X = super()._validated(X, reset=reset)
+        return (1 / (1 + np.exp(-X))).astype(X.dtype)
+
+
+LINES = Squeezed(
+    latents_per_scale=(2,),
+    channels=2,
+    blocks_per_scale=1,
+    context_size=1,
+    diffusion_channels=2,
+    diffusion_blocks=1,
+    n_diffusion_steps=2,
+    max_iter=1,
+    batch_size=256,
+)
+LADDERS = [LINES, clone(LINES).set_params(context=None, aggregation=False, binarize=False)]
+
+
 EQUIVALENCE = "check_sample_weight_equivalence_on_dense_data"
 DENSE_AND_SPARSE = (EQUIVALENCE, "check_sample_weight_equivalence_on_sparse_data")
 
 
 def expected_to_fail(estimator):
     """Weights equal repeated rows exactly where nothing depends on how many rows there are."""
-    if isinstance(estimator, (VAEEmbedding, IWAEEmbedding)):
+    if isinstance(estimator, (VAEEmbedding, IWAEEmbedding, DVPVAE)):
         reason = "every row draws noise of its own, repeated ones too"
     elif isinstance(estimator, MAPAEmbedding):
         reason = "every row has a code of its own, and draws of others, repeated ones too"
@@ -69,7 +93,10 @@ def expected_to_fail(estimator):
         TINY,
         TRANSFORMED,
         *ENCODER_MODELS,
-        *EMPIRICAL_MODELS,
+        DVPVAE,
+        IWAEEmbedding,
+        LatentSampler,
+        MAPAEmbedding,
         PMFSampler(),
         PMFSampler(n_bins=3, smoothing=0.1),
         LatentSampler(PCA()),

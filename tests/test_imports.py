@@ -132,7 +132,7 @@ def test_no_module_but_the_displays_and_the_command_line_imports_estimators(path
     estimators = {
         name_of(file)
         for file in ROOT.glob("_*.py")
-        if re.search(r"^class \w+Embedding\(", file.read_text(encoding="utf-8"), re.M)
+        if re.search(r"^class (\w+Embedding|DVPVAE)\(", file.read_text(encoding="utf-8"), re.M)
     }
     assert estimators
     above = {"skqlvm", "skqlvm.__main__", "skqlvm.display"}

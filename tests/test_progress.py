@@ -101,3 +101,10 @@ def test_short_training_draws_few_bars(capsys):
         report(progress)
     pictures = capsys.readouterr().err.count("\r")
     assert 2 <= pictures <= 4
+
+
+def test_bits_are_shown_as_what_is_lost(module):
+    with _progress.Progress(35, 1, "Model", "bits per dimension") as progress:
+        report(progress)
+    assert progress.bar.said[0] == "bits per dimension 2.5000"
+    assert progress.bar.said[-1] == "bits per dimension -3.5000, held out -2.5000"

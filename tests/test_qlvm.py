@@ -356,7 +356,7 @@ def _nats_of_another_shift(model, X, seed):
 
 def test_results_do_not_depend_on_chunks(model, X, monkeypatch):
     whole = model.transform(X), model.score_samples(X), model.reconstruct(X)
-    monkeypatch.setattr("skqlvm._estimator._CHUNK_BYTES", 20_000)
+    monkeypatch.setattr("skqlvm._trained._CHUNK_BYTES", 20_000)
     for chunked, expected in zip(
         (model.transform(X), model.score_samples(X), model.reconstruct(X)), whole, strict=True
     ):

@@ -593,3 +593,75 @@ def test_each_step_is_announced_with_the_fraction_done():
     train(point, settings, loss=loss, state=state, before_step=[fractions.append])
     assert fractions == [0.0, 0.25, 0.5, 0.75]
     assert steps == [1, 2, 3, 4]
+
+
+# averaged weights
+
+
+def iterates(n_steps, **others):
+    """The weights after each step of a training without averages."""
+    weights = []
+    for step in range(n_steps + 1):
+        point = Point()
+        train(point, how(n_steps=n_steps, **others), stop_at=step)
+        weights.append(point.w.detach().clone())
+    return weights
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.99])
+def test_average_is_that_of_a_loop_over_the_weights(decay):
+    """It starts as the first weights, of which little is left soon."""
+    weights = iterates(12)
+    average = weights[1]
+    for step in range(13):
+        if step:
+            kept = min(decay, step / (9 + step))
+            average = kept * average + (1 - kept) * weights[step]
+        point = Point()
+        state = train(point, how(n_steps=12, averaging=decay), stop_at=step)
+        if step:
+            torch.testing.assert_close(point.w.detach(), average)
+            torch.testing.assert_close(state.weights[0], weights[step])
+
+
+def test_averages_are_validated_and_the_best_of_them_kept():
+    seen, point = [], Point()
+
+    def validation_loss():
+        seen.append(point.w.detach().clone())
+        return torch.tensor(float(len(seen) != 2))
+
+    train(point, how(n_steps=20, averaging=0.9), validation_loss=validation_loss)
+    assert len(seen) == 4
+    for step, average in zip((5, 10, 15, 20), seen, strict=True):
+        paused = Point()
+        train(paused, how(n_steps=20, averaging=0.9), stop_at=step)
+        torch.testing.assert_close(average, paused.w.detach())
+    torch.testing.assert_close(point.w.detach(), seen[1])
+
+
+@pytest.mark.parametrize("validated", [False, True])
+def test_paused_training_with_averages_ends_like_a_straight_one(validated):
+    ends = []
+    for stops in ((), (3, 11)):
+        point, state = Point(), training.State()
+        loss = (lambda point=point: squares(point)(torch.arange(5))) if validated else None
+        for stop in (*stops, None):
+            settings = how(n_steps=20, averaging=0.9)
+            train(point, settings, state=state, stop_at=stop, validation_loss=loss)
+        ends.append(point.w.detach())
+    torch.testing.assert_close(*ends)
+
+
+def test_interrupt_leaves_the_average():
+    def loss(rows):
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        calls.append(None)
+        return squares(point)(rows)
+
+    calls, point, paused = [], Point(), Point()
+    with pytest.raises(KeyboardInterrupt):
+        train(point, how(n_steps=20, averaging=0.9), loss=loss)
+    train(paused, how(n_steps=20, averaging=0.9), stop_at=8)
+    torch.testing.assert_close(point.w.detach(), paused.w.detach())

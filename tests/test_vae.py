@@ -898,7 +898,7 @@ def test_results_do_not_depend_on_chunks(X, monkeypatch):
 
         whole = queries()
         with monkeypatch.context() as patch:
-            patch.setattr("skqlvm._estimator._CHUNK_BYTES", 20_000)
+            patch.setattr("skqlvm._trained._CHUNK_BYTES", 20_000)
             patch.setattr(model._model, "n_decoded", 67)
             patch.setattr(model, "_atlas", None)
             for chunked, expected in zip(queries(), whole, strict=True):

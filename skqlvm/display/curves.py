@@ -13,6 +13,8 @@ class HistoryDisplay:
     ----------
     history : dict of list of float
         As `history_` of an estimator: "step", "loss" and "validation_loss", which may be NaN.
+    unit : str, default="nats per row"
+        What the losses are in, for the axis.
 
     Attributes
     ----------
@@ -22,8 +24,8 @@ class HistoryDisplay:
         Of the training, and of the validation if there was one.
     """
 
-    def __init__(self, history):
-        self.history = history
+    def __init__(self, history, unit="nats per row"):
+        self.history, self.unit = history, unit
 
     @classmethod
     def from_estimator(cls, estimator, *, ax=None):
@@ -39,7 +41,8 @@ class HistoryDisplay:
         HistoryDisplay
         """
         check_is_fitted(estimator)
-        return cls(estimator.history_).plot(ax)
+        unit = getattr(estimator, "_loss_unit", "nats")
+        return cls(estimator.history_, "nats per row" if unit == "nats" else unit).plot(ax)
 
     @classmethod
     def from_predictions(cls, history, *, ax=None):
@@ -79,7 +82,7 @@ class HistoryDisplay:
             loss = np.asarray(self.history.get(name, ()), dtype=float)
             if np.isfinite(loss).any():
                 self.lines_ += panel.plot(step, loss, ".-", label=label)
-        panel.set(xlabel="step", ylabel="loss, nats per row")
+        panel.set(xlabel="step", ylabel=f"loss, {self.unit}")
         _leave_out_the_start(panel, [line.get_ydata() for line in self.lines_])
         best = panel.lines[-1].get_ydata()
         panel.axvline(step[np.nanargmin(best)], color="0.8", zorder=0, label="lowest")

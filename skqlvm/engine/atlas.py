@@ -41,6 +41,26 @@ class Normalizers(NamedTuple):
     mean: Tensor
 
 
+class Joined(NamedTuple):
+    """Coordinates and bias of an atlas side by side, and memory for tables.
+
+    Attributes
+    ----------
+    matrix : Tensor of shape (n_points, n_directions + 1)
+        In the dtype of the rows.
+    table : Tensor of shape (n_rows, n_points)
+        What each product is written to, as far as it has rows.
+    """
+
+    matrix: Tensor
+    table: Tensor
+
+    def product(self, statistics: Tensor) -> Tensor:
+        """Return ``statistics @ coordinates.T + bias``, (n, m), written over the last one."""
+        padded = F.pad(statistics, (0, 1), value=1.0)
+        return torch.mm(padded, self.matrix.T, out=self.table[: len(padded)])
+
+
 class Atlas(NamedTuple):
     """Natural parameters over a lattice, as ``eta = center + coordinates @ directions``.
 
@@ -63,6 +83,8 @@ class Atlas(NamedTuple):
         The point's log weight alone.
     normalizers : Normalizers or None
         Where rows with gaps are going to ask; see `with_normalizers`.
+    joined : Joined or None
+        Where many rows are going to ask, whose tables are read once; see `joining`.
     """
 
     points: Tensor
@@ -72,6 +94,7 @@ class Atlas(NamedTuple):
     bias: Tensor
     log_weight: Tensor
     normalizers: Normalizers | None = None
+    joined: Joined | None = None
 
     @property
     def n_bytes(self) -> int:
@@ -83,7 +106,17 @@ class Atlas(NamedTuple):
         """Return the atlas on the processor."""
         parts = self._asdict().items()
         moved = {name: part.cpu() for name, part in parts if isinstance(part, Tensor)}
-        return self._replace(**moved, normalizers=None)
+        return self._replace(**moved, normalizers=None, joined=None)
+
+    def joining(self, dtype: torch.dtype, n_rows: int) -> Atlas:
+        """Return the atlas for tables of up to `n_rows` rows of a dtype, of which the next one is
+        written over the last.
+
+        Each is one product then, and takes no new memory.
+        """
+        coordinates = self.coordinates.to(dtype)
+        matrix = torch.cat([coordinates, self.bias.to(coordinates)[:, None]], 1)
+        return self._replace(joined=Joined(matrix, matrix.new_empty(n_rows, len(matrix))))
 
     def with_normalizers(self, likelihood: ExponentialFamily, dtype: torch.dtype) -> Atlas:
         """Return the atlas with what rows with gaps need, in their dtype.
@@ -126,6 +159,8 @@ class Atlas(NamedTuple):
                 statistics = product(statistics, self.directions.to(like))
             if statistics.layout == torch.sparse_csr:
                 table = product(statistics, self.coordinates.to(like)).add_(self.bias.to(like))
+            elif self.joined is not None:
+                table = self.joined.product(statistics)
             else:
                 table = torch.addmm(self.bias.to(like), statistics, self.coordinates.to(like).T)
             return table if weight is None else self._reweighed_(likelihood, table, weight)

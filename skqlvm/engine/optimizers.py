@@ -19,6 +19,11 @@ def adam(parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters.values(), lr=0.0, fused=True)
 
 
+def adamax(parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
+    """Return Adamax over parameters: Adam with largest instead of mean square gradients."""
+    return torch.optim.Adamax(parameters.values(), lr=0.0)
+
+
 class DecayingAdam(torch.optim.AdamW):
     """Adam that also shrinks weights, in proportion to the square of the step size.
 
@@ -63,6 +68,21 @@ def one_cycle(learning_rate: float, n_steps: int) -> Schedule:
             lr = _along_cosine(learning_rate, learning_rate / 250_000, fraction)
             momentum = _along_cosine(0.85, 0.95, fraction)
         return {"lr": lr, "betas": (momentum, 0.999)}
+
+    return settings
+
+
+def warmed_cosine(learning_rate: float, n_steps: int, n_warming: int, last: float) -> Schedule:
+    """Return the schedule that rises on a line over some steps, then falls along a cosine.
+
+    The step after the warm-up has all of the step size, and the last one the fraction `last` of it.
+    """
+
+    def settings(step: int) -> dict[str, Any]:
+        if step < n_warming:
+            return {"lr": learning_rate * (step + 1) / (n_warming + 1)}
+        fraction = (step - n_warming) / max(1, n_steps - 1 - n_warming)
+        return {"lr": _along_cosine(learning_rate, last * learning_rate, fraction)}
 
     return settings
 

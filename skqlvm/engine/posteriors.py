@@ -6,7 +6,7 @@ responsibilities, their softmax, whose rows sum to one. Points and coordinates a
 
 from __future__ import annotations
 
-from math import isqrt, pi
+from math import pi
 
 import torch
 from torch import Tensor
@@ -57,6 +57,10 @@ def mean_direction(weights: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     return torus.from_circle(mean), torch.hypot(*mean.chunk(2, 1))
 
 
+_BLOCK = 256
+"""Points of which a maximum is taken at once, before its place is sought."""
+
+
 def mode(log_w: Tensor, points: Tensor) -> Tensor:
     """Return the most probable lattice point of every row, (n_samples, n_components)."""
     return points[_peak(log_w)]
@@ -68,7 +72,7 @@ def _peak(log_w: Tensor) -> Tensor:
     Block by block, as a maximum is many times faster than its place is to find.
     """
     n_points = log_w.shape[1]
-    size = max(1, isqrt(n_points))
+    size = min(_BLOCK, n_points)
     blocks = log_w[:, : n_points // size * size].unflatten(1, (-1, size))
     rest = log_w[:, blocks.shape[1] * size :]
     block = blocks.amax(2).max(1).indices

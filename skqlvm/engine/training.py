@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from math import isfinite, nan
@@ -46,6 +46,9 @@ class Settings:
     patience : int or None
         Validations without a better loss after which training stops; without validations it does
         not.
+    averaging : float or None
+        What a running mean of the weights keeps of itself at a step, once there are steps enough:
+        these are validated, and left in the module. Without it, the weights themselves are.
     """
 
     n_steps: int
@@ -55,6 +58,7 @@ class Settings:
     max_grad_norm: float = 100.0
     steps_per_record: int = 50
     patience: int | None = None
+    averaging: float | None = None
 
 
 @dataclass
@@ -73,6 +77,9 @@ class State:
         Losses of the steps since the last record.
     best_loss, best_weights
         Loss and weights of the best validation.
+    average, weights : list of Tensor, or None
+        Running mean of the weights, and the weights that steps go on from where the module has the
+        mean.
     unrecorded_seconds : float
         Since the last record, of earlier calls.
     """
@@ -86,6 +93,8 @@ class State:
     best_loss: float = float("inf")
     best_weights: dict[str, Tensor] | None = None
     records_since_best: int = 0
+    average: list[Tensor] | None = None
+    weights: list[Tensor] | None = None
     unrecorded_seconds: float = 0.0
     history: History = field(
         default_factory=lambda: {
@@ -159,9 +168,10 @@ def train(
     stream : Stream, optional
         Lent to torch's global generators for each step, for modules that draw from them.
     state : State, optional
-        State of a training to be continued in place, whose module still has its last weights.
+        State of a training to be continued in place, whose module still has its last weights, or
+        their mean.
     stop_at : int, optional
-        Step to pause at, with the last weights left in the module.
+        Step to pause at, with the last weights left in the module, or their mean.
 
     Raises
     ------
@@ -215,7 +225,8 @@ class _Run:
         if noise is not None:
             self.generators["noise"] = noise
         trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        self.parameters, self.optimizer = list(trained.values()), settings.optimizer(trained)
+        self.parameters: list[Tensor] = list(trained.values())
+        self.optimizer = settings.optimizer(trained)
         self.resume()
         self.since = time.perf_counter()
 
@@ -224,6 +235,9 @@ class _Run:
         state = self.state
         if state.optimizer is not None:
             self.optimizer.load_state_dict(state.optimizer)
+        if state.weights is not None:
+            self.put(state.weights)
+            state.weights = None
         for name, generator in self.generators.items():
             if name in state.generators:
                 generator.set_state(state.generators[name])
@@ -238,6 +252,9 @@ class _Run:
             self.state.generators[name] = generator.get_state()
         if self.stream is not None:
             self.state.generators["global"] = self.stream.states
+        if self.state.average is not None:
+            self.state.weights = self.copies()
+            self.put(self.state.average)
 
     def step(self) -> None:
         index = self.next_batch()
@@ -249,8 +266,42 @@ class _Run:
             loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
         self.optimizer.step()
+        if self.settings.averaging is not None:
+            self.average(self.settings.averaging)
         self.state.losses.append(loss.detach())
         self.state.step += 1
+
+    def average(self, decay: float) -> None:
+        """Move the running mean towards the weights; it keeps less of itself at first."""
+        state = self.state
+        if state.average is None:
+            state.average = self.copies()
+        kept = min(decay, (1 + state.step) / (10 + state.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(state.average, self.parameters, 1 - kept)
+
+    def copies(self) -> list[Tensor]:
+        """Return the weights as they are."""
+        return [parameter.detach().clone() for parameter in self.parameters]
+
+    def put(self, weights: Sequence[Tensor]) -> None:
+        """Give weights to the module."""
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, weights, strict=True):
+                parameter.copy_(value)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Give the running mean of its weights to the module, if there is one, for a while."""
+        if self.state.average is None:
+            yield
+            return
+        weights = self.copies()
+        self.put(self.state.average)
+        try:
+            yield
+        finally:
+            self.put(weights)
 
     def next_batch(self) -> Tensor:
         """Return the numbers of the next rows."""
@@ -280,7 +331,11 @@ class _Run:
                 f"before step {state.step}"
             )
         start, before = time.perf_counter(), state.history
-        held_out = nan if validation is None else -self.validated(validation)
+        held_out = nan
+        if validation is not None:
+            with self.averaged():
+                held_out = -self.validated(validation)
+                self.remember(held_out)
         now = time.perf_counter()
         since_record = now - self.since + state.unrecorded_seconds
         seconds = since_record + (before["seconds"] or [0.0])[-1]
@@ -289,8 +344,6 @@ class _Run:
         values = (state.step, mean_loss, held_out, seconds, validating)
         for name, value in zip(state.history, values, strict=True):
             state.history[name].append(value)
-        if validation is not None:
-            self.remember(held_out)
 
     def validated(self, validation: Callable[[], Tensor]) -> float:
         """Return the mean validation nats, with the module as it is when it is used."""

@@ -4,6 +4,7 @@ from .categories import Bernoulli, Categorical
 from .continuous import ContinuousBernoulli, Gaussian
 from .contract import ExponentialFamily, Likelihood, Terms
 from .counts import Multinomial, NegativeBinomial, Poisson
+from .logistic_mixture import LogisticMixture
 from .mixed import Block, Mixed, Told
 
 FAMILIES: dict[str, type[ExponentialFamily]] = {
@@ -26,6 +27,7 @@ __all__ = [
     "ExponentialFamily",
     "Gaussian",
     "Likelihood",
+    "LogisticMixture",
     "Mixed",
     "Multinomial",
     "NegativeBinomial",

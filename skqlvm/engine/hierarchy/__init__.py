@@ -1,0 +1,1 @@
+"""Hierarchical autoencoders of images: their networks, priors and bounds."""
