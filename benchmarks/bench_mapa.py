@@ -78,6 +78,7 @@ def main(argv=None):
     parser.add_argument("--budgets", nargs="+", type=int, default=list(_BUDGETS))
     parser.add_argument("--names", nargs="+", choices=sorted(DENSITIES), default=sorted(DENSITIES))
     parser.add_argument("--models", nargs="+", help="by name; all by default")
+    parser.add_argument("--max-iter", type=int, help="passes of MAPA over images")
     parser.add_argument("--figures", help="folder for pictures of the fitted densities")
     arguments = parser.parse_args(argv)
     if arguments.quick:
@@ -163,7 +164,7 @@ def pictures(arguments):
     import matplotlib.pyplot as plt
 
     names = arguments.names
-    shown = ["truth", "MAPA", "IWAE, K = 50", "QLVM"]
+    shown = ["truth", "MAPA", "IWAE, K = 50"]
     figure, axes = plt.subplots(
         len(shown), len(names), figsize=(2 * len(names), 2 * len(shown)), squeeze=False
     )
@@ -279,7 +280,13 @@ def images(arguments, report):
     data, rows = measurement.load_images(arguments), []
     small = {"max_iter": 3, "hidden_layer_sizes": (32,)} if arguments.quick else {}
     makers = {
-        "MAPA": partial(MAPAEmbedding, n_neighbors=5, n_importance_samples=5, prior="mixture"),
+        "MAPA": partial(
+            MAPAEmbedding,
+            n_neighbors=5,
+            n_importance_samples=5,
+            prior="mixture",
+            max_iter=arguments.max_iter or "auto",
+        ),
         "QLVM": QLVMEmbedding,
         "VAE": VAEEmbedding,
     }
@@ -288,7 +295,7 @@ def images(arguments, report):
     for name, make in makers.items():
         if arguments.models is not None and name not in arguments.models:
             continue
-        model, spent = processor_seconds(make(**settings, **small).fit, data.x_train)
+        model, spent = processor_seconds(make(**(settings | small)).fit, data.x_train)
         maps = [_map(model, x) for x in (data.x_train, data.x_test)]
         knn = measurement.neighbour_accuracy(maps[0], data.y_train, maps[1], data.y_test)
         nats = -model.score(data.x_test)

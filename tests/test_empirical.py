@@ -190,20 +190,6 @@ def test_codes_that_were_not_drawn_have_no_gradient(generator):
     assert set(moved.tolist()) == set(torch.cat([near, drawn], 1).flatten().tolist())
 
 
-@pytest.mark.parametrize(("progress", "power"), [(0.0, 0.01), (0.15, 0.1), (0.3, 1.0), (1.0, 1.0)])
-def test_likelihoods_count_to_a_power_at_first(progress, power, generator):
-    model = mlp_model()
-    model.open(progress)
-    x = normal((30, 2), 1)
-    bound = IndexBound(model, whole(x, 0.5), 30, 1)
-    terms = model.likelihood.terms(x)
-    with torch.no_grad():
-        table = model.likelihood.table(terms, model.outputs(model.codes))
-        expected = torch.logsumexp(power * table, 1) - log(30) + terms.base
-        found = bound(x, torch.arange(30), generator)
-    torch.testing.assert_close(found, expected)
-
-
 def test_draws_serve_all_rows_of_a_batch(generator):
     """The same number of draws a row says more among more rows."""
     model = mlp_model(noise=0.5)

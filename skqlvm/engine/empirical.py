@@ -38,9 +38,6 @@ UNIFORM = 0.1
 """Share of the proposal off the nearest neighbours that is the same for all rows: what is drawn
 then has a bounded weight, and codes of rows far apart meet."""
 
-_COLD, _WARM = 1e-2, 0.3
-"""Power of p(x | z) that a training starts at, and the part of it after which that is 1."""
-
 _SPEED = 10.0
 """An Adam-type optimiser moves each parameter by about its step size; a code has further to go than
 a weight."""
@@ -277,10 +274,6 @@ class Moved(nn.Module):
 class IndexBound:
     """The bound of a model's rows by their `IndexPosterior`, as it is trained.
 
-    At the start of a training p(x | z) counts to a power below 1, so that rows are explained by
-    codes far around and the decoder is smooth before it is exact: what is maximised is no bound
-    until the model's `progress` is 0.3.
-
     Parameters
     ----------
     model : EmpiricalModel
@@ -317,7 +310,7 @@ class IndexBound:
         near, drawn, proposal = self.chosen(rows, generator)
         needed, place = torch.cat([near, drawn], 1).unique(return_inverse=True)
         table = self.model.likelihood.table(terms, self.model.decoded(needed))
-        table = self._power() * table + self.model.log_share[needed].to(table)
+        table = table + self.model.log_share[needed].to(table)
         known = place[:, : self.n_exact]
         times = table.new_zeros(len(needed)).index_add_(
             0, place[:, self.n_exact :].flatten(), table.new_ones(drawn.numel())
@@ -325,9 +318,6 @@ class IndexBound:
         log_w = (times / (drawn.numel() * proposal[needed].to(table))).log()
         log_w = log_w.expand_as(table).scatter(1, known, 0.0)
         return torch.logsumexp(table + log_w, 1) + terms.base
-
-    def _power(self) -> float:
-        return _COLD ** max(0.0, 1 - self.model.progress / _WARM)
 
     def chosen(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Return codes for a batch: each row's likeliest (b, K), draws beside them (b, S), and what
