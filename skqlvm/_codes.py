@@ -1,7 +1,6 @@
-"""Codes of training rows: where they start, which rows they belong to, and a prior of them."""
+"""Codes of training rows: where they start, and a prior of them."""
 
 import warnings
-from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -26,7 +25,6 @@ _WIDTHS = np.logspace(-3, 0, 31)
 
 _TRIED_CODES = 2000
 
-_KEY_BYTES = 8
 _WEAK = 1e-3
 """Weight of the edges that connect a graph, beside 1 of neighbours."""
 
@@ -123,10 +121,3 @@ def _bandwidth(codes):
         return logsumexp(-distances / (2 * width**2), axis=1).mean() - k * np.log(width)
 
     return max(_WIDTHS, key=nats)
-
-
-def row_keys(X):
-    """Return a number for each row that equal rows share, in float32, (n_rows,), uint64."""
-    X = np.ascontiguousarray(X, dtype=np.float32) + np.float32(0)  # minus zero is zero
-    digests = b"".join(blake2b(row.tobytes(), digest_size=_KEY_BYTES).digest() for row in X)
-    return np.frombuffer(digests, dtype=np.uint64)

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.sparse import csr_array
 
-from . import _checks, _codes
+from . import _checks
 from ._encoder_queries import EncoderQueries
 from .engine.precision import own_settings
 
@@ -30,10 +30,10 @@ class EmpiricalQueries(EncoderQueries):
     partial_fit = absent("partial_fit", "only rows of a fit have codes")
 
     def transform(self, X):
-        """Return where the rows of X lie: the codes of training rows, and of others the means.
+        """Return where the rows of X lie: the means of the codes under their `index_posterior`.
 
-        A row that equals one of the fit with a code, in float32, gets that code, in `codes_`. Any
-        other gets the mean of the codes under its exact `index_posterior`.
+        That is so for training rows too. The likelihood does not tie a row to the code of its own
+        number: what explains it is a code close by, whosever it is.
 
         Parameters
         ----------
@@ -122,23 +122,7 @@ class EmpiricalQueries(EncoderQueries):
         return True
 
     def _located(self, X):
-        """Codes of the rows that have some, and the means of codes under posteriors of others."""
-        numbers = self._numbers_of(X)
-        z = self.codes_[numbers].astype(X.dtype)
-        others = numbers < 0
-        if others.any():
-            rows = X[others]
-            z[others] = self._over_rows(
-                rows, lambda x: self._model.propose(x).loc, self._index_bytes(rows)
-            )
-        return z
-
-    def _numbers_of(self, X):
-        """Numbers of the codes of rows that equal training rows, the first of several; else -1."""
-        keys, order = self._row_keys
-        wanted = _codes.row_keys(X)
-        place = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
-        return np.where(keys[place] == wanted, order[place], -1)
+        return self._over_rows(X, lambda x: self._model.propose(x).loc, self._index_bytes(X))
 
     def _index_bytes(self, X):
         """Working memory of a row: its part of the table over the codes."""

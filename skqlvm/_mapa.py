@@ -247,7 +247,6 @@ class MAPAEmbedding(EmpiricalQueries, LatentEstimator):
             "code_rows_": numbers.numpy(),
             "n_effective_neighbors_": effective,
             "bandwidth_": found.bandwidth,
-            "_row_keys": _sorted(_codes.row_keys(x.numpy())),
         }
         device = fit.rows.device
         bound = empirical.IndexBound(
@@ -283,9 +282,3 @@ class MAPAEmbedding(EmpiricalQueries, LatentEstimator):
         found = {"codes_": codes.astype(np.float64), **self._fitted_rows}
         del self._fitted_rows
         return super()._finish(model, x, weight) | found
-
-
-def _sorted(keys):
-    """Keys in ascending order, and their numbers; of equal ones the first comes first."""
-    order = np.argsort(keys, kind="stable")
-    return keys[order], order
