@@ -45,11 +45,12 @@ def start(init, y, neighbors, n_components, seed):
     codes = random.standard_normal((len(y), n_components))
     if init == "random":
         return codes
-    if init == "pca":
+    if init == "pca" or len(y) < 3:  # a graph of two rows has no eigenvectors to choose from
         k = min(n_components, *y.shape)
-        found = PCA(k, random_state=random).fit_transform(y)
+        with np.errstate(invalid="ignore"):  # the share of variance, where there is none
+            found = PCA(k, random_state=random).fit_transform(y)
     else:
-        k = max(1, min(n_components, len(y) - 2))
+        k = min(n_components, len(y) - 2)
         affinity = _graph(neighbors)
         embedding = SpectralEmbedding(k, affinity="precomputed", random_state=random)
         found = embedding.fit_transform(affinity)

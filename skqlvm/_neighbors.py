@@ -69,7 +69,8 @@ def neighborhood(estimator, likelihood, x, log_share):
     if width is None:
         near = others[:_NOISE_ROWS, : _NOISE_NEIGHBORS * int(estimator.n_components)]
         noise = kernels.local_noise(y, near, int(estimator.n_components))
-        width = max(2 * noise, torch.finfo(torch.float32).eps * float(y.var()))
+        spread = float(y.var(correction=0)) or 1.0  # rows that are all the same have any width
+        width = max(2 * noise, torch.finfo(torch.float32).eps * spread)
         self_distance = y.shape[1] * width
     own = torch.arange(len(y))
     squares = _squared_distances(y, others)
@@ -120,6 +121,11 @@ def _others(search, y, n_others):
     own = found == np.arange(len(found))[:, None]
     own[~own.any(1), -1] = True
     found = found[~own].reshape(len(found), -1)
+    if not found.size or found.min() < 0:
+        raise ValueError(
+            "neighbors expects to find other rows for each row, but for some it found none. Let it "
+            f"find more, at best {n_others} for each."
+        )
     return found[:, :n_others]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from sklearn.neighbors import KNeighborsTransformer, NearestNeighbors
+from sklearn.neighbors import KNeighborsTransformer, NearestNeighbors, RadiusNeighborsTransformer
 
 from skqlvm import MAPAEmbedding, _codes
 from skqlvm.datasets import make_density
@@ -181,6 +181,32 @@ def test_repeated_rows_and_single_neighbours_do_no_harm(rows):
     assert np.isfinite(model.score_samples(X)).all()
     model = MAPAEmbedding(1, n_neighbors=500, **TINY).fit(X)
     assert np.isfinite(model.codes_).all()
+
+
+def test_constant_columns_hide_no_noise(rows):
+    X = np.hstack([rows, np.full((len(rows), 3), 2.0)])
+    model = MAPAEmbedding(2, **TINY).fit(X)
+    assert model.n_effective_neighbors_ > 2
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_rows_that_are_all_the_same_are_learned():
+    X = np.ones((30, 3))
+    model = MAPAEmbedding(2, **TINY).fit(X)
+    assert model.n_effective_neighbors_ == pytest.approx(30)
+    assert np.isfinite(model.score(X))
+
+
+@pytest.mark.parametrize("init", _codes.INITS)
+def test_two_rows_are_enough(rows, init):
+    model = MAPAEmbedding(2, init=init, **TINY).fit(rows[:2])
+    assert np.isfinite(model.score(rows))
+
+
+def test_searches_that_find_no_other_rows_are_refused(rows):
+    search = RadiusNeighborsTransformer(radius=1e-9)
+    with pytest.raises(ValueError, match="expects to find other rows for each row"):
+        MAPAEmbedding(1, neighbors=search, **TINY).fit(rows)
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "poisson", "negative_binomial", "categorical"])

@@ -127,7 +127,8 @@ def local_noise(y: Tensor, neighbors: Tensor, n_components: int) -> float:
     """Return the variance of rows around surfaces of so many dimensions, in squared units of y.
 
     That is the mean square of what principal components of a row's neighbours leave, a number a
-    degree of freedom; the median over rows.
+    degree of freedom; the median over rows. Surfaces have fewer dimensions than there are
+    coordinates that vary.
 
     Parameters
     ----------
@@ -137,9 +138,10 @@ def local_noise(y: Tensor, neighbors: Tensor, n_components: int) -> float:
     n_components : int
     """
     n, d = neighbors.shape[1], y.shape[1]
-    k = min(n_components, d - 1, n - 2)
+    n_varying = int((y != y[0]).any(0).sum())
+    k = min(n_components, n_varying - 1, n - 2)
     if k < 0:
-        return float(y.double().var(0).mean())
+        return float(y.double().var(0, correction=min(1, len(y) - 1)).mean())
     found = []
     for part in neighbors.split(64):
         near = y[part].double()
