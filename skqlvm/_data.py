@@ -87,15 +87,22 @@ def weighted(X, sample_weight, n_needed=1):
             f"sample_weight expects numbers of at least 0, but got {weight.min():g}. Leave rows "
             "out by a weight of 0."
         )
-    counted = weight > 0
-    if counted.sum() < n_needed:
+    counts = weight > 0
+    if counts.sum() < n_needed:
         raise ValueError(
             f"sample_weight expects at least {n_needed} rows of positive weight, but all but "
-            f"{counted.sum()} of {n_rows} sample(s) weigh zero."
+            f"{counts.sum()} of {n_rows} sample(s) weigh zero."
         )
-    if not counted.all():
-        X, weight = X[counted], weight[counted]
+    if not counts.all():
+        X, weight = X[counts], weight[counts]
     return X, None if (weight == 1).all() else weight
+
+
+def counted(sample_weight):
+    """Return the numbers of the rows that `weighted` returns; None is all."""
+    if sample_weight is None or isinstance(sample_weight, Real):
+        return None
+    return np.flatnonzero(np.asarray(sample_weight, dtype=np.float64) > 0)
 
 
 def without_na(X):

@@ -7,6 +7,7 @@ from itertools import accumulate
 from math import isfinite
 from statistics import fmean
 
+import numpy as np
 import torch
 
 from . import _data, _parts
@@ -55,6 +56,8 @@ class Fit:
         rows there are.
     randomness : _parts.Randomness
         Draws what parts start from.
+    counted : ndarray of shape (n_rows,) or None
+        Numbers of the rows in the X that a user gave, where some of these do not count.
     """
 
     rows: Rows
@@ -66,6 +69,7 @@ class Fit:
     order: torch.Generator
     noise: torch.Generator
     randomness: _parts.Randomness
+    counted: np.ndarray | None = None
 
     @classmethod
     def of(cls, estimator, X, validation_fraction, weight=None):

@@ -243,8 +243,11 @@ class MAPAEmbedding(EmpiricalQueries, LatentEstimator):
         model.hold(self._first_codes(model, x, found), log_share)
         effective = float(found.posterior.effective_neighbors().median())
         _neighbors.warn_if_alone(effective, self.self_weight)
+        places = numbers.numpy()
+        if fit.counted is not None:
+            places = fit.counted[places]
         self._fitted_rows = {
-            "code_rows_": numbers.numpy(),
+            "code_rows_": places,
             "n_effective_neighbors_": effective,
             "bandwidth_": found.bandwidth,
         }

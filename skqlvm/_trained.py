@@ -6,6 +6,7 @@ is.
 
 import copy
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -106,6 +107,7 @@ class TrainedEstimator(
             X = self._validated(X, reset=anew)
             X, weight = _data.weighted(X, sample_weight, 2 if anew else 1)
             fit = _fitting.Fit.of(self, X, self.validation_fraction, weight)
+            fit = replace(fit, counted=_data.counted(sample_weight))
             model, state = self._model_for(X, fit, anew=anew), training.State()
             stopped = _fitting.train(
                 self,

@@ -226,6 +226,7 @@ def test_weights_of_rows_are_those_of_their_codes(rows):
     model = MAPAEmbedding(1, noise_variance=0.01, validation_fraction=0, **TINY)
     model.fit(rows, sample_weight=weight)
     assert len(model.codes_) == 115
+    np.testing.assert_array_equal(model.code_rows_, np.arange(5, 120))
     shares = np.exp(model._model.log_share.numpy())
     np.testing.assert_allclose(shares, weight[5:] / weight.sum(), rtol=1e-6)
 
