@@ -62,6 +62,11 @@ def check(estimator):
     _checks.check_option("output", estimator.output, OUTPUTS)
     if estimator.context is not None:
         _checks.check_option("context", estimator.context, CONTEXTS, also=" or None")
+    elif estimator.output == "context":
+        raise ValueError(
+            "output='context' expects a model with a context, but got context=None. Use "
+            "output='means', or context='dct'."
+        )
     if not isinstance(estimator.latents_per_scale, (tuple, list, np.ndarray)):
         raise TypeError(
             "latents_per_scale expects a tuple of integers such as (0, 4, 4), but got "
@@ -100,6 +105,12 @@ def build(estimator, n_features, generator=None):
     shape = (1, 1, n_features) if estimator.image_shape is None else estimator.image_shape
     _checks.check_image_shape(shape, n_features, type(estimator).__name__)
     shape, scales = _checks.plain(shape), _checks.plain(estimator.latents_per_scale)
+    if estimator.image_shape is None and len(scales) > 1:
+        raise ValueError(
+            f"latents_per_scale={scales} expects images that can be halved, but image_shape is "
+            "None, which is one line of all features. Give the (channels, height, width) of the "
+            "image that a row is."
+        )
     check_halvings(shape, scales)
     likelihood, n_outputs = _likelihood(estimator, n_features, shape)
     context, diffusion = _context(estimator, shape, generator)

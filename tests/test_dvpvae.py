@@ -309,6 +309,8 @@ def test_validation_chooses_and_keeps_averaged_weights():
         ({"gamma_max": -7.0}, ValueError, "gamma_max expects a number"),
         ({"likelihood": "gaussian"}, ValueError, "likelihood expects one of"),
         ({"output": "latent"}, ValueError, "output expects one of"),
+        ({"output": "context", "context": None}, ValueError, "but got context=None"),
+        ({"image_shape": None}, ValueError, r"Give the \(channels, height, width\)"),
         ({"channels": 0}, ValueError, "channels expects an integer of at least 1"),
         ({"ema": 1.0}, ValueError, r"ema expects a number in \[0, 1\)"),
         ({"binarize": "dynamic"}, TypeError, "binarize expects True or False"),
