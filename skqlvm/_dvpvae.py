@@ -276,10 +276,11 @@ class DVPVAE(ImageQueries, TrainedEstimator):
         self._built_with = self._architecture()
         model = _image_parts.build(self, X.shape[1], fit.randomness.generator)
         _image_parts.check_values(X, model.likelihood, self.likelihood)
-        some = fit.rows.batch(fit.trained[:_LARGEST_START]).x.cpu().to(torch.float32)
-        images = some.unflatten(1, model.image_shape)
+        some = fit.rows.batch(fit.trained[:_LARGEST_START])
+        images = some.x.cpu().to(torch.float32).unflatten(1, model.image_shape)
+        weight = None if some.weight is None else some.weight.cpu()
         with torch.no_grad():
-            model.start(self._observed(images, torch.Generator().manual_seed(0)))
+            model.start(self._observed(images, torch.Generator().manual_seed(0)), weight)
         return model
 
     def _objective(self, model, fit):

@@ -263,6 +263,22 @@ def test_rows_without_weight_are_left_out(fitted):
     np.testing.assert_array_equal(weighted.transform(X), clone(fitted).fit(X[:40]).transform(X))
 
 
+@pytest.mark.parametrize("context", ["dct", "pca"])
+def test_weights_count_rows_where_contexts_start(context):
+    """As often as repeated rows do."""
+    x = torch.from_numpy(BINARY[:40]).double().unflatten(1, SHAPE)
+    weight = torch.arange(1, 41) % 3 + 1.0
+    models = [_image_parts.build(DVPVAE(SHAPE, **TINY | {"context": context}), 64) for _ in "ab"]
+    with torch.no_grad():
+        models[0].start(x, weight)
+        models[1].start(x.repeat_interleave(weight.long(), 0))
+    for part in ("context", "diffusion"):
+        one, other = (dict(getattr(model, part).named_buffers()) for model in models)
+        for name in ("center", "directions", "scales", "variance"):
+            if name in one:
+                torch.testing.assert_close(one[name], other[name], rtol=1e-6, atol=1e-9)
+
+
 def test_interrupted_fit_keeps_its_weights(monkeypatch):
     calls, nats = [], HierarchicalModel.nats
 

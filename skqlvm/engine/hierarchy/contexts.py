@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..rows import mean_of_rows
+
 _FAINT = 1e-3
 """Smallest scale of a coefficient, in units of pixels: one that training images do not have at all
 would be divided by zero."""
@@ -45,8 +47,11 @@ class Context(nn.Module):
         self.image_shape, self.size = image_shape, size
         self.context_shape = (channels, size, size)
 
-    def start(self, x: Tensor) -> None:
-        """Learn what there is to learn from training images x (n, channels, height, width)."""
+    def start(self, x: Tensor, weight: Tensor | None = None) -> None:
+        """Learn what there is to learn from training images x (n, channels, height, width).
+
+        Each counts as often as its weight (n,) says, once by default.
+        """
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (n, channels, height, width) to contexts (n, \\*context_shape)."""
@@ -80,7 +85,7 @@ class Cosine(Context):
         largest = (height * width) ** 0.5
         self.register_buffer("scales", torch.full(self.context_shape, largest).double())
 
-    def start(self, x: Tensor) -> None:
+    def start(self, x: Tensor, weight: Tensor | None = None) -> None:
         self.scales = self.coefficients(x).abs().amax(0).double().clamp(min=_FAINT)
 
     def coefficients(self, x: Tensor) -> Tensor:
@@ -134,11 +139,12 @@ class Principal(Context):
         self.register_buffer("directions", torch.eye(n_kept, n_features, dtype=torch.float64))
         self.register_buffer("scales", torch.ones(n_kept, dtype=torch.float64))
 
-    def start(self, x: Tensor) -> None:
+    def start(self, x: Tensor, weight: Tensor | None = None) -> None:
         rows = x.flatten(1).double()
-        self.center = rows.mean(0)
+        self.center = rows.mean(0) if weight is None else mean_of_rows(rows, weight)
         away = rows - self.center
-        vectors = torch.linalg.eigh(away.T @ away).eigenvectors.T.flip(0)
+        counted = away if weight is None else weight.to(away)[:, None] * away
+        vectors = torch.linalg.eigh(away.T @ counted).eigenvectors.T.flip(0)
         chosen = vectors[: prod(self.context_shape)]
         largest = chosen.gather(1, chosen.abs().argmax(1, keepdim=True))
         self.directions = chosen * largest.sign()  # so that it does not depend on the library

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..rows import mean_of_rows
 from .blocks import convolution, rescale
 from .noise import Shared, Source, normal, uniform
 
@@ -78,11 +79,20 @@ class DiffusionPrior(nn.Module):
         self.register_buffer("center", torch.zeros(context_shape, dtype=torch.float64))
         self.register_buffer("variance", torch.ones(context_shape, dtype=torch.float64))
 
-    def start(self, u: Tensor, noise: Tensor | float = 0.0) -> None:
-        """Take mean and variance from contexts u (n, \\*context_shape), and that of their noise."""
-        self.center = u.double().mean(0)
+    def start(self, u: Tensor, noise: Tensor | float = 0.0, weight: Tensor | None = None) -> None:
+        """Take mean and variance from contexts u (n, \\*context_shape), and that of their noise.
+
+        Each context counts as often as its weight (n,) says, once by default.
+        """
+        u = u.double()
         least = torch.as_tensor(noise, dtype=torch.float64, device=u.device).detach()
-        self.variance = u.double().var(0, correction=0) + least.clamp(min=exp(self.gamma_min))
+        if weight is None:
+            self.center, variance = u.mean(0), u.var(0, correction=0)
+        else:
+            self.center = mean_of_rows(u.flatten(1), weight).view(self.context_shape)
+            squares = ((u - self.center) ** 2).flatten(1)
+            variance = mean_of_rows(squares, weight).view(self.context_shape)
+        self.variance = variance + least.clamp(min=exp(self.gamma_min))
 
     def gamma(self, t: Tensor) -> Tensor:
         """Return the logarithm of the ratio of noise to signal at times t in [0, 1]."""

@@ -125,12 +125,15 @@ class HierarchicalModel(nn.Module):
         """Let layers be rounded to bfloat16 while the model is trained, or not."""
         allow_bfloat16(self, allowed)
 
-    def start(self, x: Tensor) -> None:
-        """Set scales and locations from training images x (n, \\*image_shape)."""
-        self.likelihood.start(x.flatten(1))
+    def start(self, x: Tensor, weight: Tensor | None = None) -> None:
+        """Set scales and locations from training images x (n, \\*image_shape).
+
+        Each counts as often as its weight (n,) says, once by default.
+        """
+        self.likelihood.start(x.flatten(1), *([] if weight is None else [weight]))
         if self.context is not None and self.diffusion is not None:
-            self.context.start(x)
-            self.diffusion.start(self.context(x), self._log_variance(x).exp())
+            self.context.start(x, weight)
+            self.diffusion.start(self.context(x), self._log_variance(x).exp(), weight)
 
     def nats(
         self, x: Tensor, generator: Source, beta: float = 1.0, n_pairs: int | None = None
