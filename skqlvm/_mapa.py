@@ -134,7 +134,7 @@ class MAPAEmbedding(EmpiricalQueries, LatentEstimator):
     >>> from sklearn.datasets import load_digits
     >>> from skqlvm import MAPAEmbedding
     >>> X = load_digits().data / 16
-    >>> model = MAPAEmbedding(self_weight="expected", max_iter=2, random_state=0).fit(X)
+    >>> model = MAPAEmbedding(likelihood="bernoulli", max_iter=2, random_state=0).fit(X)
     >>> model.transform(X).shape
     (1797, 2)
     """
