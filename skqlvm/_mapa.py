@@ -43,7 +43,7 @@ class MAPAEmbedding(EmpiricalQueries, LatentEstimator):
     n_neighbors : int, default=20
         Codes of most weight of each row that are summed over, K; the row's own is one of them.
     n_importance_samples : int, default=20
-        Codes that are drawn for each row beside these, S.
+        Codes that are drawn for each row beside these, S; all rows of a batch share their draws.
     self_weight : {"raw", "expected"}, default="raw"
         Distance of a row from itself: 0, or that of another row of the same distribution, which is
         the expected one for a Gaussian and the nearest row's for others. With many features,
@@ -134,7 +134,7 @@ class MAPAEmbedding(EmpiricalQueries, LatentEstimator):
     >>> from sklearn.datasets import load_digits
     >>> from skqlvm import MAPAEmbedding
     >>> X = load_digits().data / 16
-    >>> model = MAPAEmbedding(self_weight="expected", max_iter=2, random_state=0).fit(X)
+    >>> model = MAPAEmbedding(likelihood="bernoulli", max_iter=2, random_state=0).fit(X)
     >>> model.transform(X).shape
     (1797, 2)
     """
