@@ -102,6 +102,7 @@ _UNITS = {
     "bound": "nats",
     "nats": "nats",
     "context": "nats",
+    "kl": "nats",
     "active": "units",
     "units": "units",
     "parameters": "parameters",
@@ -255,7 +256,7 @@ def _fit(chosen, n_passes, data, seed):
     active = model.active_units(data.x_test)
     return model, {
         "bound": -model.score_samples(data.x_test, n_draws=_N_DRAWS).mean(),
-        "context": _context_nats(model, data.x_test),
+        **_divergences(model, data.x_test),
         "active": active.sum(),
         "units": active.size,
         "passes": n_passes,
@@ -264,11 +265,12 @@ def _fit(chosen, n_passes, data, seed):
     }
 
 
-def _context_nats(model, x):
-    """What the contexts cost of the bound."""
+def _divergences(model, x):
+    """What contexts and latent images cost of the bound."""
     images, generator = _images(model, x), torch.Generator().manual_seed(0)
     with torch.no_grad():
-        return float(model._model.nats(images, generator).context.mean())
+        parts = model._model.nats(images, generator)
+    return {"context": float(parts.context.mean()), "kl": float(parts.kl.sum(1).mean())}
 
 
 def _images(model, x):
@@ -541,8 +543,8 @@ def _print_models(part, records, show):
     show(part, ["data", "model", *measures, "spread", "seeds"], rows)
 
 
-_MEASURES = ("bound", "nats", "context", "active", "units", "parameters", "passes", "seconds")
-_DECIMAL = ("bound", "nats", "context")
+_MEASURES = ("bound", "nats", "context", "kl", "active", "units", "parameters", "passes", "seconds")
+_DECIMAL = ("bound", "nats", "context", "kl")
 
 
 def _restructured(title, header, rows):
