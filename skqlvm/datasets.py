@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.special import ndtr, ndtri
-from sklearn.utils import check_random_state
+from sklearn.utils import check_array, check_random_state
+
+from . import _checks
 
 _N_NODES = 20_000
 """Points of the quadrature over u, each the middle of an interval of equal probability."""
@@ -51,6 +53,7 @@ class Density(NamedTuple):
         z : ndarray of shape (n_samples,)
             Only if `return_latent`.
         """
+        _checks.check_integer("n_samples", n_samples)
         random = check_random_state(random_state)
         z = random.standard_normal(n_samples)
         noise = self.noise_variance**0.5 * random.standard_normal((n_samples, 2))
@@ -70,7 +73,9 @@ class Density(NamedTuple):
         -------
         ndarray of shape (n_samples,)
         """
-        X = np.asarray(X, dtype=np.float64)
+        X = check_array(X, dtype=np.float64, input_name="X")
+        if X.shape[1] != 2:
+            raise ValueError(f"X expects points of 2 numbers, but has {X.shape[1]} columns.")
         u = (np.arange(_N_NODES) + 0.5) / _N_NODES
         means = (self.decode if decode is None else decode)(ndtri(u))
         squares, variance = (means**2).sum(1), self.noise_variance

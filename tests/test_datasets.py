@@ -67,6 +67,20 @@ def test_score_of_draws_is_above_that_of_draws_from_elsewhere(density):
     assert density.log_density(X).mean() > normal.logpdf(X).mean()
 
 
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda circle: circle.sample(0), ValueError, "n_samples expects an integer"),
+        (lambda circle: circle.sample(2.5), TypeError, "n_samples expects an integer"),
+        (lambda circle: circle.log_density(np.zeros((3, 1))), ValueError, "points of 2 numbers"),
+        (lambda circle: circle.log_density([[np.nan, 0.0]]), ValueError, "contains NaN"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call(make_density("circle"))
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match=r"name expects one of .*'circle'.* but got 'square'"):
         make_density("square")
