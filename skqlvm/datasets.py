@@ -3,6 +3,8 @@
 Each is ``x = f(z) + noise`` with z standard normal and normal noise, as in Yacoby, Pan and
 Doshi-Velez (arXiv 2007.07124; the equations are recalled from there, with noise as variances). For
 each there is a second decoder of the same density: which of the two made the data, no row can tell.
+The figure eight is higher than theirs, as far as recalled: there the second coordinate, too, is
+divided by ``sin(u)^2 + 1``.
 """
 
 from typing import NamedTuple
