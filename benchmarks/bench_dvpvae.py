@@ -140,6 +140,7 @@ def _parse(argv):
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--images", nargs="+", choices=("mnist-10k", "omniglot"), default=None)
     parser.add_argument("--seconds", type=float, default=40.0, help="of each fit")
+    parser.add_argument("--passes", type=int, help="of each fit, whatever time they take")
     parser.add_argument("--long-seconds", type=float, default=330.0, help="of a long fit")
     parser.add_argument("--models", nargs="+", default=None, help="some of those of a part")
     parser.add_argument("--picture", type=Path, help="file for samples of the long fit")
@@ -279,7 +280,7 @@ def _images(model, x):
 
 
 def _compared(part, names, data, arguments, results):
-    """Fit models with all seeds, the plain ladders for as long as the others."""
+    """Fit models with all seeds, the plain ladders for as long as the others, or as many passes."""
     names = [name for name in names if arguments.models is None or name in arguments.models]
     chosen = {name: settings(name, data, arguments) for name in names}
     a_pass = {name: seconds_a_pass(chosen[name], data) for name in names}
@@ -293,7 +294,8 @@ def _compared(part, names, data, arguments, results):
         n_passes.setdefault(name, max(1, round(longest / a_pass[name])))
     for seed in arguments.seeds:
         for name in names:
-            _, measured = _fit(chosen[name], n_passes[name], data, seed)
+            n = arguments.passes or n_passes[name]
+            _, measured = _fit(chosen[name], n, data, seed)
             results.of_model(part, data, name, seed, measured)
 
 
