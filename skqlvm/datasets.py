@@ -3,8 +3,6 @@
 Each is ``x = f(z) + noise`` with z standard normal and normal noise, as in Yacoby, Pan and
 Doshi-Velez (arXiv 2007.07124; the equations are recalled from there, with noise as variances). For
 each there is a second decoder of the same density: which of the two made the data, no row can tell.
-The figure eight is higher than theirs, as far as recalled: there the second coordinate, too, is
-divided by ``sin(u)^2 + 1``.
 """
 
 from typing import NamedTuple
@@ -118,8 +116,8 @@ def make_density(name):
 
 def _figure_eight(z):
     u = (0.6 + 1.8 * ndtr(z)) * np.pi
-    narrow = np.sqrt(0.5) * np.cos(u) / (np.sin(u) ** 2 + 1)
-    return np.stack([narrow, np.sqrt(2) * np.cos(u) * np.sin(u)], 1)
+    nearer = np.cos(u) / (np.sin(u) ** 2 + 1)
+    return np.stack([np.sqrt(0.5) * nearer, np.sqrt(2) * nearer * np.sin(u)], 1)
 
 
 def _circle(z):
