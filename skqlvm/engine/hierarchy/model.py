@@ -10,7 +10,7 @@ ladder alone is the model.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import log, pi, prod
+from math import log, pi
 from typing import NamedTuple, cast
 
 import torch
@@ -349,8 +349,3 @@ def _drawn(draw: Callable[[], Tensor], n_draws: int) -> Tensor:
 def _root(n_draws: int) -> float:
     """What a standard deviation of draws is divided by; NaN follows from one draw."""
     return float(n_draws) ** 0.5 if n_draws > 1 else float("nan")
-
-
-def n_dimensions(model: HierarchicalModel) -> int:
-    """Return the numbers of an image, over which bits are shared out."""
-    return prod(model.image_shape)
