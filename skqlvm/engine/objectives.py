@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import log
 
@@ -20,7 +20,7 @@ _NEGLIGIBLE = 1e-11
 """Share of a copy that is as good as none: times the smallest weights it would be denormal."""
 
 _CACHED = 512
-"""Points whose outputs, of a thousand numbers each, stay in a processor's cache."""
+"""Points whose outputs, of a thousand numbers each, stay in the cache of a thread's core."""
 
 _ACTIVE_STEP = 64
 """Points that the gradient goes through come in multiples of this: products of a new shape are slow
@@ -92,12 +92,10 @@ def lattice_bound(
         In nats.
     """
     chunk_size = len(points) if chunk_size is None else chunk_size
-    n_at_once = min(chunk_size, _CACHED) if points.device.type == "cpu" else chunk_size
     if spared is None or not torch.is_grad_enabled():
-        n_at_once = chunk_size if torch.is_grad_enabled() else n_at_once
-        return _over_copies(_bound_of_all(table, points, n_at_once), log_copies)
+        return _over_copies(_bound_of_all(table, points, chunk_size), log_copies)
     with torch.no_grad():
-        whole = torch.cat([table(chunk) for chunk in points.split(n_at_once)], 1)
+        whole = torch.cat([table(part) for part in _cached(points, chunk_size)], 1)
         bound, weights, shares = _posterior(whole, log_copies)
         active = _active(_summed(weights, row_weight), spared)
     parts = points.index_select(0, active), weights.index_select(1, active)
@@ -116,7 +114,7 @@ def lattice_bound(
 def _bound_of_all(table: Callable[[Tensor], Tensor], points: Tensor, chunk_size: int) -> Tensor:
     """The bound, with the way back through every point."""
     if not torch.is_grad_enabled():
-        sums = [log_sum_exp_(table(chunk), 1) for chunk in points.split(chunk_size)]
+        sums = [log_sum_exp_(table(part), 1) for part in _cached(points, chunk_size)]
     elif chunk_size >= len(points):
         return log_mean_exp(table(points))
     else:
@@ -127,6 +125,13 @@ def _bound_of_all(table: Callable[[Tensor], Tensor], points: Tensor, chunk_size:
         parts = points.split(chunk_size)
         sums = [checkpoint(log_sum, chunk, use_reentrant=False) for chunk in parts]
     return torch.logsumexp(torch.stack(sums, 1), 1) - log(len(points))
+
+
+def _cached(points: Tensor, chunk_size: int) -> Sequence[Tensor]:
+    """Parts of equal size, of no more points than may be decoded, or a processor's caches hold."""
+    if points.device.type == "cpu":
+        chunk_size = min(chunk_size, _CACHED * torch.get_num_threads())
+    return points.tensor_split(-(-len(points) // chunk_size))
 
 
 def _over_copies(log_px: Tensor, log_copies: Tensor | None) -> Tensor:
@@ -163,11 +168,11 @@ def _summed(weights: Tensor, row_weight: Tensor | None) -> Tensor:
 
 
 def _active(responsibility: Tensor, spared: float) -> Tensor:
-    """Numbers of the points that have all but a share of it, and some more: a round number."""
+    """Numbers of points that have all but a share of it, and some more: a round number, rising."""
     ascending, order = responsibility.sort()
     n_spared = int((ascending.cumsum(0) <= spared * responsibility.sum()).sum())
     rounded = -(-(len(order) - n_spared) // _ACTIVE_STEP) * _ACTIVE_STEP
-    return order[-rounded:]
+    return order[-rounded:].sort().values
 
 
 def _expected(table: Callable[[Tensor], Tensor], points: Tensor, weights: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from ..precision import multiplies_bfloat16, product_of_rounded
 from ..rows import as_type, mean_of_rows, weighed_rows
 from .contract import ROUNDING, ExponentialFamily, Terms
 
-_LARGEST = 20.0
-"""Logits up to which a product of four factors 1 + exp(logit) is within reach of float32."""
+_LINEAR = 40.0
+"""Logits from which on log(1 + exp(logit)) is the logit, in float64 too."""
 
 
 class Bernoulli(ExponentialFamily):
@@ -46,13 +46,17 @@ class Bernoulli(ExponentialFamily):
         return outputs + self.loc.to(outputs)
 
     def log_normalizer(self, eta: Tensor) -> Tensor:
-        return F.softplus(eta)
+        return F.softplus(eta, threshold=_LINEAR)
 
     def total_log_normalizer(self, eta: Tensor) -> Tensor:
-        """Return ``sum_d A_d(eta_d)``: of factors 1 + exp(eta), four take one logarithm."""
-        if eta.requires_grad or not bool(eta.amax() < _LARGEST):
+        """Return ``sum_d A_d(eta_d)``: of factors 1 + exp(eta), four take one logarithm.
+
+        Their product may be too large, in float32 from logits of 22 on; each has its own then.
+        """
+        if eta.requires_grad:
             return super().total_log_normalizer(eta)
-        return _log_product_(eta.exp().add_(1))
+        total = _log_product(eta.exp().add_(1))
+        return total if bool(total.isfinite().all()) else super().total_log_normalizer(eta)
 
     def table(self, terms: Terms, outputs: Tensor) -> Tensor:
         """Return the table; in training, where that is allowed, that of rounded rows and logits.
@@ -63,9 +67,7 @@ class Bernoulli(ExponentialFamily):
             return super().table(terms, outputs)
         eta = self.natural(outputs).bfloat16()
         products = product_of_rounded(terms.statistics.bfloat16(), eta)
-        if not bool(eta.amax() < _LARGEST):
-            return products.sub_(super().total_log_normalizer(eta.float()))
-        return products.sub_(_log_product_(eta.float().exp_().add_(1)))
+        return products.sub_(self.total_log_normalizer(eta.float()))
 
     def expected(self, terms: Terms, outputs: Tensor, weights: Tensor) -> Tensor:
         if terms.weight is not None:
@@ -226,11 +228,14 @@ class Categorical(ExponentialFamily):
         return largest, torch.stack([each.indices for each in found], -1).to(values)
 
 
-def _log_product_(factors: Tensor) -> Tensor:
-    """Return the logarithm of the product over the last axis of a tensor, which is overwritten."""
+def _log_product(factors: Tensor) -> Tensor:
+    """Return the logarithm of the product over the last axis; infinite beyond what its type holds.
+
+    A logarithm in place of a part of each row would be slow.
+    """
     n_fours = factors.shape[-1] // 4
     a, b, c, d, rest = factors.split([*4 * [n_fours], factors.shape[-1] - 4 * n_fours], -1)
-    return a.mul_(b).mul_(c).mul_(d).log_().sum(-1) + rest.log_().sum(-1)
+    return a.mul(b).mul_(c).mul_(d).log_().sum(-1) + rest.log().sum(-1)
 
 
 class _Expected(torch.autograd.Function):
