@@ -233,6 +233,8 @@ def train(estimator, model, fit, settings, state, *, worth_keeping, before_step=
             reached = f"step {state.step} of {settings.n_steps}"
             interrupt.args = (f"Training was interrupted at {reached}; the {kept} are kept.",)
             return interrupt
+        finally:
+            model.allow_bfloat16(False)
     return None
 
 

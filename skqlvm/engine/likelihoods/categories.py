@@ -59,7 +59,7 @@ class Bernoulli(ExponentialFamily):
         return total if bool(total.isfinite().all()) else super().total_log_normalizer(eta)
 
     def table(self, terms: Terms, outputs: Tensor) -> Tensor:
-        """Return the table; in training, where that is allowed, that of rounded rows and logits.
+        """Return the table; where that is allowed, that of rounded rows and logits.
 
         It is exact for these: both parts of it are of the same logits. A graph takes all digits.
         """
@@ -79,7 +79,7 @@ class Bernoulli(ExponentialFamily):
         return result
 
     def _rounded(self, terms: Terms, outputs: Tensor) -> bool:
-        allowed = self.rounds and self.training and outputs.dtype == torch.float32
+        allowed = self.rounds and outputs.dtype == torch.float32
         plain = terms.weight is None and terms.statistics.layout == torch.strided
         return allowed and plain and multiplies_bfloat16(outputs.device)
 

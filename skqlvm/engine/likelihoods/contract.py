@@ -56,7 +56,7 @@ class Likelihood(nn.Module):
     integral : bool
         Whether data are whole numbers.
     rounds : bool
-        Whether a table may be made of numbers rounded to bfloat16 while a model is trained.
+        Whether a table may be made of numbers rounded to bfloat16, as while a model is trained.
     parameters_taken : tuple of str
         Parameters of an estimator that the constructor takes, beside the number of features.
     allows_missing : bool
