@@ -22,12 +22,12 @@ from sklearn.preprocessing import StandardScaler
 from skqlvm import IWAEEmbedding, QLVMEmbedding, VAEEmbedding, _fitting
 from skqlvm._encoder_queries import EncoderQueries
 from skqlvm._estimator import LatentEstimator
-from skqlvm.engine import marginal, networks, optimizers, proposals, torus
+from skqlvm.engine import harmonics, marginal, networks, optimizers, proposals, torus
 from skqlvm.engine.likelihoods import continuous
 
 CONSTANTS = {
     "decay": (networks, "_DECAY"),
-    "introduced": (networks, "_INTRODUCED"),
+    "introduced": (harmonics, "_INTRODUCED"),
     "start": (networks, "_FIRST_SPREAD"),
     "noise_start": (continuous, "_FIRST_NOISE"),
     "noise_speed": (continuous, "_SPEED"),

@@ -8,7 +8,7 @@ import torch
 from scipy.sparse import issparse
 
 from . import _blocks, _checks, _conditions
-from .engine import atlas, lattices, likelihoods, models, networks, priors
+from .engine import atlas, harmonics, lattices, likelihoods, models, networks, priors
 from .engine.memory import is_available
 from .engine.randomness import Stream
 
@@ -95,7 +95,7 @@ def harmonic_order(order, n_components, n_rows):
     if order != "auto":
         return int(order)
     n_harmonics = min(n_rows / _ROWS_PER_HARMONIC, _MOST_HARMONICS)
-    return networks.largest_order(n_components, n_harmonics, _HIGHEST_ORDER)
+    return harmonics.largest_order(n_components, n_harmonics, _HIGHEST_ORDER)
 
 
 def kind_of(value):

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from ._checks import check_integer, check_option
-from .engine import networks, posteriors, torus
+from .engine import posteriors, torus
+from .engine.harmonics import TorusBasis
 
 
 def _mean(log_w, points):
@@ -24,7 +25,7 @@ def check(model):
 
 def harmonics(output, n_components, order):
     """Return the integer vectors, (n, n_components), whose cosines and sines an output has."""
-    return networks.TorusBasis(n_components, order if output == "moments" else 1).harmonics
+    return TorusBasis(n_components, order if output == "moments" else 1).harmonics
 
 
 def n_columns(output, n_components, order):
@@ -41,7 +42,7 @@ def column_names(output, n_components, order):
 def embed(log_w, points, embedding, output, order):
     """Map log weights (n, m) of points (m, k) to an array of `n_columns` columns."""
     if output == "moments":
-        features = networks.TorusBasis(points.shape[1], order)(points)
+        features = TorusBasis(points.shape[1], order)(points)
         return posteriors.moments(posteriors.responsibilities(log_w), features)
     z = READOUTS[embedding](log_w, points)
     return z if output == "turns" else torus.to_circle(z)

@@ -9,6 +9,7 @@ from torch import nn
 
 from skqlvm.engine import (
     conditions,
+    harmonics,
     lattices,
     likelihoods,
     marginal,
@@ -33,7 +34,7 @@ def moved(points, generator):
 @pytest.mark.parametrize("k", [1, 2, 3])
 @pytest.mark.parametrize("order", [1, 2.5, 4])
 def test_turned_weights_say_of_waves_what_weights_say_of_moved_points(k, order, generator):
-    basis = networks.TorusBasis(k, 4, decay=0.5)
+    basis = harmonics.TorusBasis(k, 4, decay=0.5)
     basis.open(order)
     weight = torch.randn(5, basis.n_features, dtype=torch.float64, generator=generator)
     points = lattices.lattice(k, 55)

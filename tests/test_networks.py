@@ -1,16 +1,11 @@
-"""The basis of the torus and the decoders on it."""
-
-from itertools import product
-from math import pi
+"""Decoders and encoders."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
-from skqlvm.engine import lattices, networks, precision
+from skqlvm.engine import harmonics, lattices, networks, precision
 
 DECODERS = {
     "mlp": lambda k, order=3: networks.MLPDecoder(k, 30, (11, 7), order),
@@ -30,86 +25,18 @@ def z(generator):
     return torch.rand(13, 2, dtype=torch.float64, generator=generator)
 
 
-@pytest.mark.parametrize("k", [1, 2, 3])
-def test_basis_of_order_one_is_cosines_then_sines(k, generator):
-    z = torch.rand(7, k, dtype=torch.float64, generator=generator)
-    expected = torch.cat([(2 * pi * z).cos(), (2 * pi * z).sin()], 1)
-    torch.testing.assert_close(networks.TorusBasis(k)(z), expected, rtol=0, atol=1e-14)
-
-
-@given(k=st.integers(1, 3), order=st.integers(1, 6))
-def test_basis_has_one_of_each_pair_of_harmonics_in_rising_order(k, order):
-    basis = networks.TorusBasis(k, order)
-    harmonics = [tuple(int(entry) for entry in h) for h in basis.harmonics]
-    expected = {
-        h for h in product(range(-order, order + 1), repeat=k) if 1 <= sum(map(abs, h)) <= order
-    }
-    opposites = {tuple(-entry for entry in h) for h in harmonics}
-    assert set(harmonics) | opposites == expected
-    assert not set(harmonics) & opposites
-    degrees = [sum(map(abs, h)) for h in harmonics]
-    assert degrees == sorted(degrees)
-    assert all(next(entry for entry in h if entry) > 0 for h in harmonics)
-    assert basis.n_features == 2 * len(harmonics) == len(expected)
-
-
-@pytest.mark.parametrize(
-    ("k", "order", "n_features"),
-    [(1, 7, 14), (2, 1, 4), (2, 6, 84), (2, 8, 144), (3, 1, 6), (3, 2, 24)],
-)
-def test_basis_counts_its_features(k, order, n_features):
-    basis = networks.TorusBasis(k, order)
-    assert basis.n_features == n_features
-    assert basis(torch.zeros(5, 3, k)).shape == (5, 3, n_features)
-
-
-@given(
-    k=st.integers(1, 3), order=st.integers(1, 5), decay=st.floats(-1, 2), seed=st.integers(0, 99)
-)
-def test_basis_is_the_formula_on_any_leading_axes(k, order, decay, seed):
-    z = torch.rand(5, 3, k, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    basis = networks.TorusBasis(k, order, decay)
-    waves = [
-        sum(map(abs, h)) ** -decay
-        * torch.exp(2j * pi * sum(entry * z[..., axis] for axis, entry in enumerate(h)))
-        for h in basis.harmonics.tolist()
-    ]
-    expected = torch.stack([wave.real for wave in waves] + [wave.imag for wave in waves], -1)
-    torch.testing.assert_close(basis(z), expected, rtol=1e-12, atol=1e-13)
-
-
-@given(
-    k=st.integers(1, 3),
-    order=st.integers(1, 5),
-    passed=st.floats(1, 5),
-    decay=st.sampled_from([0.0, 0.5]),
-)
-def test_open_lets_harmonics_pass_up_to_an_order_and_the_next_in_part(k, order, passed, decay):
-    z = torch.rand(7, k, dtype=torch.float64)
-    basis = networks.TorusBasis(k, order, decay)
-    whole = basis(z)
-    basis.open(passed)
-    degrees = [sum(map(abs, h)) for h in basis.harmonics.tolist()] * 2
-    share = torch.tensor(
-        [1.0 if s <= passed else max(0.0, passed + 1 - s) for s in degrees], dtype=torch.float64
-    )
-    torch.testing.assert_close(basis(z), whole * share, rtol=1e-12, atol=1e-14)
-    basis.open(order)
-    assert torch.equal(basis(z), whole)
-
-
 @pytest.mark.parametrize("name", DECODERS)
 def test_anneal_opens_every_basis_from_the_first_order_to_all(name, device):
     z = torch.rand(7, 2).to(device)
     module = nn.ModuleDict({"decoder": DECODERS[name](2, 4), "other": nn.Linear(2, 3)}).to(device)
-    (basis,) = [part for part in module.modules() if isinstance(part, networks.TorusBasis)]
+    (basis,) = [part for part in module.modules() if isinstance(part, harmonics.TorusBasis)]
     whole, outputs, norms = basis(z), module["decoder"](z), []
     for fraction in (0.0, 0.1, 0.3, 0.5, 1.0):
-        networks.anneal(module, fraction)
+        harmonics.anneal(module, fraction)
         norms.append(basis(z).norm().item())
     assert norms[0] < norms[1] < norms[2] < norms[3] == norms[4]
     assert torch.equal(module["decoder"](z), outputs)
-    networks.anneal(module, 0.0)
+    harmonics.anneal(module, 0.0)
     first = torch.tensor(
         [sum(map(abs, h)) == 1 for h in basis.harmonics.tolist()] * 2, device=device
     )
@@ -117,41 +44,15 @@ def test_anneal_opens_every_basis_from_the_first_order_to_all(name, device):
 
 
 def test_open_harmonics_are_part_of_the_state(decoder, z):
-    networks.anneal(decoder, 0.2)
+    harmonics.anneal(decoder, 0.2)
     state, outputs = (
         {name: value.clone() for name, value in decoder.state_dict().items()},
         decoder(z),
     )
-    networks.anneal(decoder, 1.0)
+    harmonics.anneal(decoder, 1.0)
     assert not torch.equal(decoder(z), outputs)
     decoder.load_state_dict(state)
     assert torch.equal(decoder(z), outputs)
-
-
-@pytest.mark.parametrize(("k", "m", "order"), [(1, 233, 7), (2, 610, 8), (3, 1021, 4)])
-def test_harmonics_are_orthonormal_on_the_lattice(k, m, order):
-    basis = networks.TorusBasis(k, order)
-    features = 2**0.5 * basis(lattices.lattice(k, m))
-    torch.testing.assert_close(
-        features.T @ features / m,
-        torch.eye(basis.n_features, dtype=torch.float64),
-        rtol=0,
-        atol=1e-12,
-    )
-    torch.testing.assert_close(
-        features.mean(0), torch.zeros(basis.n_features, dtype=torch.float64), rtol=0, atol=1e-12
-    )
-
-
-@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
-def test_basis_is_precise_however_coarse_the_matrix_products(precision, device, request):
-    before = torch.get_float32_matmul_precision()
-    request.addfinalizer(lambda: torch.set_float32_matmul_precision(before))
-    z, basis = lattices.lattice(2, 987), networks.TorusBasis(2, 8)
-    torch.set_float32_matmul_precision(precision)
-    features = basis.to(device)(z.float().to(device)).cpu()
-    assert features.dtype == torch.float32
-    torch.testing.assert_close(features.double(), networks.TorusBasis(2, 8)(z), rtol=0, atol=2e-5)
 
 
 def test_decoder_repeats_after_whole_turns(decoder, z):
@@ -230,7 +131,7 @@ def test_mlp_equals_its_formula_and_takes_leading_axes(generator):
     z = torch.rand(3, 13, 2, dtype=torch.float64, generator=generator)
     w1, b1, w2, b2, w3, b3 = decoder.parameters()
     assert [w.shape for w in (w1, w2, w3)] == [(11, 24), (7, 11), (5, 7)]
-    basis = next(module for module in decoder.modules() if isinstance(module, networks.TorusBasis))
+    basis = next(module for module in decoder.modules() if isinstance(module, harmonics.TorusBasis))
     hidden = (basis(z) @ w1.T + b1).clamp(min=0)
     expected = (hidden @ w2.T + b2).clamp(min=0) @ w3.T + b3
     torch.testing.assert_close(decoder(z), expected, rtol=0, atol=1e-13)
@@ -309,7 +210,7 @@ def test_decoder_has_no_batch_normalisation(name):
 @pytest.mark.parametrize("name", DECODERS)
 def test_decoder_without_a_torus_takes_points_as_they_are(name, generator):
     decoder = DECODERS[name](2, None).double()
-    assert not [module for module in decoder.modules() if isinstance(module, networks.TorusBasis)]
+    assert not [module for module in decoder.modules() if isinstance(module, harmonics.TorusBasis)]
     assert next(p for p in decoder.parameters() if p.ndim == 2).shape[1] == 2
     z = torch.randn(13, 2, dtype=torch.float64, generator=generator)
     assert decoder(z).shape == (13, 30)
@@ -335,7 +236,7 @@ def test_linear_decoder_without_a_torus_is_affine(generator):
 def test_anneal_leaves_a_decoder_without_a_torus_alone(z):
     decoder = networks.MLPDecoder(2, 5, (7,), None).double()
     before = decoder(z)
-    networks.anneal(decoder, 0.1)
+    harmonics.anneal(decoder, 0.1)
     assert torch.equal(decoder(z), before)
 
 

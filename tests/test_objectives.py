@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from scipy.special import ive, logsumexp
 from torch import nn
 
-from skqlvm.engine import lattices, likelihoods, networks, objectives, posteriors, proposals
+from skqlvm.engine import (
+    harmonics,
+    lattices,
+    likelihoods,
+    networks,
+    objectives,
+    posteriors,
+    proposals,
+)
 from skqlvm.engine.models import Draws
 from skqlvm.engine.priors import StandardNormal, UniformTorus
 
@@ -407,7 +415,7 @@ def test_nats_and_gradients_of_training_have_no_units(noise_variance, generator)
 def numpy_model(x, decoder, variance, scale, m, vector):
     """Nats and mean directions; Bernoulli where the variance is None."""
     z = np.outer(np.arange(m), vector) % m / m
-    basis = next(module for module in decoder.modules() if isinstance(module, networks.TorusBasis))
+    basis = next(module for module in decoder.modules() if isinstance(module, harmonics.TorusBasis))
     *hidden, (w, b) = [
         (u.weight.numpy(), u.bias.numpy()) for u in decoder.modules() if isinstance(u, nn.Linear)
     ]

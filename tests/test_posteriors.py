@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import ive
 
-from skqlvm.engine import lattices, likelihoods, networks, posteriors
+from skqlvm.engine import harmonics, lattices, likelihoods, posteriors
 
 READOUTS = {
     "mean": lambda weights, points: posteriors.mean_direction(weights, points)[0],
@@ -305,7 +305,7 @@ def test_local_mean_of_a_narrow_posterior_is_its_mean_and_stays_below_one():
 
 def test_moments_are_posterior_means(generator):
     points, weights = lattices.lattice(2, 55), random_weights(generator, 5, 55)
-    features = networks.TorusBasis(2, 3)(points)
+    features = harmonics.TorusBasis(2, 3)(points)
     moments = posteriors.moments(weights, features)
     torch.testing.assert_close(moments, (weights[:, :, None] * features).sum(1), rtol=0, atol=1e-12)
     mean, resultant = posteriors.mean_direction(weights, points)

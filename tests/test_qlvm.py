@@ -23,7 +23,7 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from torch import nn
 
 from skqlvm import QLVMEmbedding
-from skqlvm.engine import lattices, likelihoods, networks, quadrature
+from skqlvm.engine import harmonics, lattices, likelihoods, networks, quadrature
 
 pytestmark = pytest.mark.filterwarnings("ignore:The posterior of a typical row:UserWarning")
 
@@ -302,7 +302,7 @@ def test_outputs_are_functions_of_the_posterior(model, X):
         cartesian, np.hstack([np.cos(2 * pi * turns), np.sin(2 * pi * turns)]), atol=1e-9
     )
     moments = clone(model).set_params(output="moments").fit(X)
-    basis = networks.TorusBasis(2, 3)(torch.tensor(model.lattice_)).numpy()
+    basis = harmonics.TorusBasis(2, 3)(torch.tensor(model.lattice_)).numpy()
     np.testing.assert_allclose(moments.transform(X), model.posterior(X) @ basis, atol=1e-9)
     first = moments.transform(X)[:, [0, 1, 12, 13]]
     mean = clone(model).set_params(embedding="mean").fit(X)

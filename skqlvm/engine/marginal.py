@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from . import lattices, objectives, torus
 from .conditions import by_group
+from .harmonics import TorusBasis
 from .likelihoods import Terms
 from .memory import affordable_points
 from .models import Model
-from .networks import ConvDecoder, MLPDecoder, TorusBasis
+from .networks import ConvDecoder, MLPDecoder
 from .rows import split
 from .transformations import Copies, copied
 
@@ -71,24 +72,25 @@ class LatticeOfWaves(ShiftedLattice):
 
     def __init__(self, decoder: MLPDecoder | ConvDecoder, points: Tensor) -> None:
         super().__init__(decoder, points)
-        self.decode_waves, self.first_layer = decoder.decode_waves, decoder.first_layer
+        self.weights, self.decode_waves = decoder.weights, decoder.decode_waves
         start = decoder.start if isinstance(decoder, ConvDecoder) else decoder
-        self.basis, first = cast(TorusBasis, start.basis), cast(nn.Linear, start.layers[0])
-        self.cos, self.sin = self.basis.waves(self.points).to(first.weight).chunk(2, 1)
+        self.layers, self.basis = start.layers, cast(TorusBasis, start.basis)
+        like = next(decoder.parameters())
+        self.cos, self.sin = self.basis.waves(self.points).to(like).chunk(2, 1)
         self.open = self.cos.new_empty(0, 0)
 
     @property
     def rows(self) -> Tensor:
-        """The cosines, and then the sines, of harmonics that pass."""
-        n_open = self.basis.n_open
-        if self.open.shape[1] != 2 * n_open:
-            self.open = torch.cat([self.cos[:, :n_open], self.sin[:, :n_open]], 1)
+        """The cosines, and then the sines, of harmonics that pass; rounded where layers are."""
+        n_open, dtype = self.basis.n_open, self.layers.dtype
+        if self.open.shape[1] != 2 * n_open or self.open.dtype != dtype:
+            self.open = torch.cat([self.cos[:, :n_open], self.sin[:, :n_open]], 1).to(dtype)
         return self.open
 
     def decode(self, shift: Tensor, condition: Tensor | None = None) -> Decode:
         """Return the map from some of `rows` to outputs under a shift and a condition."""
-        first = self.first_layer(shift, condition)
-        return lambda rows: self.decode_waves(rows, first)
+        weights = self.weights(shift, condition)
+        return lambda rows: self.decode_waves(rows, weights)
 
 
 def shifted_lattice(decoder: nn.Module, points: Tensor) -> ShiftedLattice:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import networks
+from . import harmonics, networks
 from .conditions import Conditions
 from .likelihoods import ExponentialFamily, Terms
 from .priors import Prior
@@ -133,7 +133,7 @@ class Model(nn.Module):
     def open(self, fraction: float) -> None:
         """Note how far a training is, from 0 to 1, and open as many of the decoder's harmonics."""
         self.progress = fraction
-        networks.anneal(self.decoder, fraction)
+        harmonics.anneal(self.decoder, fraction)
 
     def allow_bfloat16(self, allowed: bool) -> None:
         """Let layers and tables be rounded to bfloat16 while the model is trained, or not."""

@@ -7,125 +7,27 @@ their basis.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from itertools import pairwise, product
-from math import pi, prod, sqrt
+from itertools import pairwise
+from math import prod, sqrt
 from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .precision import bfloat16
+from .harmonics import TorusBasis
+from .precision import bfloat16, multiplies_bfloat16
 
 _DECAY = 0.5
 """Decay of the harmonics in built-in decoders; chosen by benchmarks/bench_defaults.py."""
-
-_INTRODUCED = 0.5
-"""Fraction of a training by which `anneal` has brought in all harmonics."""
 
 _FIRST_SPREAD = 0.1
 """Standard deviation of a built-in decoder's output at the start, in units of the data's scale."""
 
 
 Layer = TypeVar("Layer", bound=nn.Module)
-
-
-class TorusBasis(nn.Module):
-    """Harmonics of the torus: ``cos(2 pi h . z)`` for all h, then ``sin(2 pi h . z)``.
-
-    h runs over the integer vectors with ``1 <= |h_1| + ... + |h_k| <= order``, one of each pair
-    +-h, in rising order. Order 1 is the paper's basis: the cosines and then the sines of the
-    coordinates.
-
-    Parameters
-    ----------
-    n_components : int
-    order : int
-    decay : float
-        Harmonics of total degree s are scaled by ``s ** -decay``: what is learned first is smooth.
-    """
-
-    harmonics: Tensor
-    scales: Tensor
-
-    def __init__(self, n_components: int, order: int = 1, decay: float = 0.0) -> None:
-        super().__init__()
-        harmonics = torch.tensor(_harmonics(n_components, order), dtype=torch.float64)
-        self.order, self.decay, self.n_features = order, decay, 2 * len(harmonics)
-        self.register_buffer("harmonics", harmonics)
-        self.register_buffer("scales", harmonics.new_empty(self.n_features))
-        self.open(order)
-
-    def open(self, order: float) -> None:
-        """Let harmonics pass up to an order: one of 2.5 admits a half of degree 3."""
-        degrees = self.harmonics.abs().sum(1).repeat(2)
-        self.scales = degrees**-self.decay * (order - degrees + 1).clamp(0, 1)
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Map turns of shape (..., n_components) to features of shape (..., n_features)."""
-        return self.waves(z) * self.scales.to(z)
-
-    @property
-    def n_open(self) -> int:
-        """Number of harmonics that pass at all: the first ones, as they rise in degree."""
-        return int(self.scales.count_nonzero()) // 2
-
-    def waves(self, z: Tensor) -> Tensor:
-        """Return the harmonics at z before they are scaled, (..., n_features)."""
-        turns = z[..., :1] * self.harmonics[:, 0].to(z)
-        # a matrix product might round positions, and a sum over so short an axis is slow
-        for i in range(1, z.shape[-1]):
-            turns = turns + z[..., i : i + 1] * self.harmonics[:, i].to(z)
-        angles = 2 * pi * turns
-        return torch.cat([angles.cos(), angles.sin()], -1)
-
-    def turned(self, weight: Tensor, shift: Tensor) -> Tensor:
-        """Return a layer's weights for `waves` of points, in place of features of shifted ones.
-
-        A shift turns each harmonic by an angle of its own, ``2 pi h . shift``, the same at all
-        points: ``cos(a + t)`` and ``sin(a + t)`` are combinations of ``cos a`` and ``sin a``.
-
-        Parameters
-        ----------
-        weight : Tensor of shape (n_outputs, n_features)
-            Weights of a layer over the features.
-        shift : Tensor of shape (n_components,)
-            In turns, float64, on the processor.
-
-        Returns
-        -------
-        Tensor of shape (n_outputs, 2 n_open)
-            For the waves of the `n_open` harmonics that pass: their cosines, then their sines.
-        """
-        angles = 2 * pi * (self.harmonics[: self.n_open].to(shift) @ shift)
-        scales = self.scales[: self.n_open].to(shift)
-        turn_cos, turn_sin = ((scales * f(angles)).to(weight) for f in (torch.cos, torch.sin))
-        cos, sin = (half[:, : self.n_open] for half in weight.chunk(2, 1))
-        return torch.cat([turn_cos * cos + turn_sin * sin, turn_cos * sin - turn_sin * cos], 1)
-
-
-def largest_order(n_components: int, n_harmonics: float, highest: int) -> int:
-    """Return the largest order, from 1 to the highest, with at most so many harmonics."""
-    orders = range(highest, 1, -1)
-    fitting = (order for order in orders if len(_harmonics(n_components, order)) <= n_harmonics)
-    return next(fitting, 1)
-
-
-def anneal(module: nn.Module, fraction: float) -> None:
-    """Open every torus basis in a module as far as a training that far should, from 0 to 1.
-
-    From order 1 upwards: what is learned first, and organises the map, is coarse.
-    """
-    for basis in module.modules():
-        if isinstance(basis, TorusBasis):
-            basis.open(1 + (basis.order - 1) * min(1.0, fraction / _INTRODUCED))
-
-
-def _harmonics(n_components: int, order: int) -> list[tuple[int, ...]]:
-    """Integer vectors of total degree 1 to order whose first non-zero entry is positive."""
-    box = product(range(-order, order + 1), repeat=n_components)
-    half = [h for h in box if 1 <= sum(map(abs, h)) <= order and h > (0,) * n_components]
-    return sorted(half, key=lambda h: (sum(map(abs, h)), [-entry for entry in h]))
+Weights = list[tuple[Tensor, Tensor]]
+"""Of linear layers, a weight and a bias each."""
 
 
 class Layers(nn.Sequential):
@@ -136,19 +38,18 @@ class Layers(nn.Sequential):
 
     rounds = False
 
-    def forward(self, x: Tensor, first: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Map x to the last layer's result, in its dtype.
-
-        A weight and a bias take the place of those of the first layer, which is a linear one then.
-        """
-        layers, y = list(self), x
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x to the last layer's result, in its dtype."""
         with bfloat16(x.device) if self.training and self.rounds else nullcontext():
-            if first is not None:
-                y = F.linear(x, *first)
-                layers.pop(0)
-            for layer in layers:
-                y = layer(y)
+            y: Tensor = super().forward(x)
         return y.to(x)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What their weights are multiplied in."""
+        weight = next(self.parameters())
+        rounds = self.training and self.rounds and weight.dtype == torch.float32
+        return torch.bfloat16 if rounds and multiplies_bfloat16(weight.device) else weight.dtype
 
 
 def allow_bfloat16(module: nn.Module, allowed: bool) -> None:
@@ -204,20 +105,27 @@ class MLPDecoder(nn.Module):
         features = self.basis(z)
         return self.layers(torch.cat([features, told], -1) if told.shape[-1] else features)
 
-    def first_layer(self, shift: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return weight and bias of the first layer for waves of points that are then shifted.
+    def weights(self, shift: Tensor, condition: Tensor | None = None) -> Weights:
+        """Return weights and biases of all layers for waves of points that are then shifted.
 
-        A shift turns the weight, see `TorusBasis.turned`; a condition (n_conditions,), the same at
-        all points, moves the bias.
+        A shift turns the first weight, see `TorusBasis.turned`; a condition (n_conditions,), the
+        same at all points, moves the first bias.
         """
-        basis, first = cast(TorusBasis, self.basis), cast(nn.Linear, self.layers[0])
+        basis, dtype = cast(TorusBasis, self.basis), self.layers.dtype
+        first, *later = (layer for layer in self.layers if isinstance(layer, nn.Linear))
         waves, told = first.weight[:, : basis.n_features], first.weight[:, basis.n_features :]
         bias = first.bias if condition is None else first.bias + told @ condition.to(told)
-        return basis.turned(waves, shift), bias
+        pairs = [(basis.turned(waves, shift), bias), *((each.weight, each.bias) for each in later)]
+        return [(weight.to(dtype), bias.to(dtype)) for weight, bias in pairs]
 
-    def decode_waves(self, waves: Tensor, first: tuple[Tensor, Tensor]) -> Tensor:
-        """Map waves of the basis (n_points, n_features) to outputs by what `first_layer` gave."""
-        return self.layers(waves, first)
+    def decode_waves(self, waves: Tensor, weights: Weights) -> Tensor:
+        """Map waves of the basis (n_points, n_features) to outputs by what `weights` gave."""
+        *hidden, last = weights
+        y = waves.to(last[0])
+        for pair in hidden:
+            y = F.linear(y, *pair).relu_()
+        y = F.linear(y, *last)
+        return y.float() if y.dtype == torch.bfloat16 else y
 
 
 class ConvDecoder(nn.Module):
@@ -258,13 +166,13 @@ class ConvDecoder(nn.Module):
         """Map points, and what is told beside them, to flattened images (n_points, n_outputs)."""
         return self._images(self.start(z))
 
-    def first_layer(self, shift: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the first layer for waves that are shifted; see `MLPDecoder.first_layer`."""
-        return self.start.first_layer(shift, condition)
+    def weights(self, shift: Tensor, condition: Tensor | None = None) -> Weights:
+        """Return the weights for waves that are shifted; see `MLPDecoder.weights`."""
+        return self.start.weights(shift, condition)
 
-    def decode_waves(self, waves: Tensor, first: tuple[Tensor, Tensor]) -> Tensor:
+    def decode_waves(self, waves: Tensor, weights: Weights) -> Tensor:
         """Map waves of the basis to flattened images; see `MLPDecoder.decode_waves`."""
-        return self._images(self.start.decode_waves(waves, first))
+        return self._images(self.start.decode_waves(waves, weights))
 
     def _images(self, start: Tensor) -> Tensor:
         _, height, width = self.image_shape
