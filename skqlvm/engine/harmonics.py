@@ -79,11 +79,13 @@ class TorusBasis(nn.Module):
         Tensor of shape (n_outputs, 2 n_open)
             For the waves of the `n_open` harmonics that pass: their cosines, then their sines.
         """
-        angles = 2 * pi * (self.harmonics[: self.n_open].to(shift) @ shift)
-        scales = self.scales[: self.n_open].to(shift)
-        turn_cos, turn_sin = ((scales * f(angles)).to(weight) for f in (torch.cos, torch.sin))
-        cos, sin = (half[:, : self.n_open] for half in weight.chunk(2, 1))
-        return torch.cat([turn_cos * cos + turn_sin * sin, turn_cos * sin - turn_sin * cos], 1)
+        n_open = self.n_open
+        angles = 2 * pi * (self.harmonics[:n_open].to(shift) @ shift)
+        scales = self.scales[:n_open].to(shift)
+        cos, sin = scales * angles.cos(), scales * angles.sin()
+        halves = weight.unflatten(1, (2, -1))[..., :n_open]
+        crossed = halves.flip(1) * torch.stack([sin, -sin]).to(weight)
+        return (halves * cos.to(weight) + crossed).flatten(1)
 
 
 def largest_order(n_components: int, n_harmonics: float, highest: int) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..precision import full_precision
-from ..rows import as_type, chosen, gaps, paired_product, product, weighed
+from ..rows import as_type, chosen, entries, gaps, paired_product, product, weighed
 
 ROUNDING = 1e-6
 """Distance outside a support that is forgiven: rescaled data may come to 1.0000000000000002."""
@@ -321,6 +321,8 @@ class ExponentialFamily(Likelihood):
         return terms.statistics, terms.weight
 
     def _total_log_base(self, x: Tensor) -> Tensor:
+        if type(self).log_base is ExponentialFamily.log_base:
+            return entries(x).new_zeros(len(x))
         if x.layout != torch.sparse_csr:
             return self.log_base(x).sum(-1)
         counts = x.crow_indices().diff()
