@@ -155,11 +155,14 @@ def annealed(estimator, fit, n_steps):
     patience = estimator.n_iter_no_change
     if len(fit.held_out) < _FEWEST_FOR_PATIENCE:
         patience = None
+    budgeted = isinstance(estimator.max_iter, str) and isinstance(estimator.batch_size, str)
+    halves = budgeted and fit.batch_size > estimator._auto_batch_sizes[0]
     return training.Settings(
         n_steps=n_steps,
         schedule=optimizers.one_cycle(fit.learning_rate, n_steps),
         optimizer=estimator._optimizer,
         batch_size=fit.batch_size,
+        halved_until=round(estimator._halved_until * n_steps) if halves else 0,
         steps_per_record=max(1, round(n_steps / _RECORDS)),
         patience=None if patience is None else int(patience),
     )

@@ -105,10 +105,11 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
     transformation_prior : {"uniform", "learned"}, default="uniform"
         Probabilities of the maps.
     max_iter : int or "auto", default="auto"
-        Passes over the data. "auto" is 50 passes, but at least 500 steps of the optimiser and at
-        most 560: the cost of a fit does not grow with the number of rows once there are many.
+        Passes over the data. "auto" is 500 steps of the optimiser: the cost of a fit does not grow
+        with the number of rows once there are many.
     batch_size : int or "auto", default="auto"
-        Rows a step. "auto" is 128, 256 or 512: the largest of which a pass has ten or more.
+        Rows a step. "auto" is 128, 256 or 512: the largest of which a pass has ten or more; but
+        with max_iter="auto" half of 256 or 512 in the first 200 steps.
     learning_rate : float or "auto", default="auto"
         Largest step size of the one-cycle schedule. "auto" is 4e-3 for batches of 128 rows, and
         in proportion to larger ones up to 1e-2.
@@ -254,7 +255,7 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         self.output = output
 
     _shaping = (*LatentEstimator._shaping, *_parts.SHAPING, *_transformations.SHAPING)
-    _auto_steps, _auto_batch_sizes = (500, 560), (128, 256, 512)
+    _auto_steps, _auto_batch_sizes, _halved_until = (500, 500), (128, 256, 512), 0.4
     _optimizer = staticmethod(optimizers.adam_with_decay)
 
     _coarse = None

@@ -7,6 +7,7 @@ is.
 import copy
 from contextlib import contextmanager
 from dataclasses import replace
+from math import ceil
 
 import numpy as np
 import torch
@@ -60,6 +61,10 @@ class TrainedEstimator(
     """Budget of a fit whose max_iter is "auto": so many passes, within limits of steps."""
 
     _auto_batch_sizes, _optimizer = (128,), staticmethod(optimizers.adam)
+    _halved_until = 0.0
+    """Fraction of a budget of steps up to which batches of more than the smallest size are halved.
+    """
+
     _validation_rows = 2000
     """Held-out rows whose bound is computed at a time."""
 
@@ -125,7 +130,7 @@ class TrainedEstimator(
                     f"max_iter (it is {self.max_iter}), or leave it 'auto'.",
                     ConvergenceWarning,
                 )
-            n_iter = -(-state.step // fit.n_batches)
+            n_iter = ceil(round(state.n_passes, 6))
             self._keep(model, state, fit, n_iter_=n_iter, _training_state=None)
         if stopped is not None:
             raise stopped

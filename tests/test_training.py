@@ -104,6 +104,32 @@ def test_every_row_is_used_once_a_pass(n_rows, batch_size, n_passes):
         assert max(sizes) - min(sizes) <= 1
 
 
+@given(
+    n_rows=st.integers(1, 40),
+    batch_size=st.integers(1, 43),
+    n_halved=st.integers(0, 9),
+    n_steps=st.integers(1, 20),
+)
+def test_halved_batches_use_every_row_once_a_pass_too(n_rows, batch_size, n_halved, n_steps):
+    point, seen, sizes = Point(), [], []
+
+    def loss(rows):
+        seen.extend(rows.tolist())
+        sizes.append(len(rows))
+        return point.w.square().sum()
+
+    settings = how(n_steps=n_steps, batch_size=batch_size, halved_until=n_halved)
+    state = training.train(point, nats_of(loss), n_rows, settings, seeded())
+    half = max(1, batch_size // 2)
+    assert all(size <= half for size in sizes[:n_halved])
+    assert all(size <= batch_size for size in sizes)
+    assert min(sizes) >= min(n_rows, half) / 2
+    for start in range(0, len(seen), n_rows):
+        some = seen[start : start + n_rows]
+        assert len(set(some)) == len(some)
+    assert state.n_passes == pytest.approx(len(seen) / n_rows)
+
+
 def test_passes_are_shuffled_anew():
     orders = []
 

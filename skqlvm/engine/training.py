@@ -39,6 +39,8 @@ class Settings:
         groups.
     batch_size : int
         Rows a step.
+    halved_until : int
+        Steps of half as many rows at the start, where gradients are large beside their noise.
     max_grad_norm : float
         Gradients longer than this are shortened to it.
     steps_per_record : int
@@ -55,6 +57,7 @@ class Settings:
     schedule: Schedule
     optimizer: Optimizer
     batch_size: int = 128
+    halved_until: int = 0
     max_grad_norm: float = 100.0
     steps_per_record: int = 50
     patience: int | None = None
@@ -70,7 +73,9 @@ class State:
     step : int
         Optimiser steps done.
     order : Tensor or None
-        Permutation of the rows that the current pass goes through, and at `position` stands.
+        Permutation of the rows that the current pass goes through, of which it has done `position`.
+    n_passes : float
+        Passes over the rows, in parts.
     generators : dict of Tensor
         States of all generators that the training draws from.
     losses : list of Tensor
@@ -87,6 +92,7 @@ class State:
     step: int = 0
     order: Tensor | None = None
     position: int = 0
+    n_passes: float = 0.0
     optimizer: dict[str, Any] | None = None
     generators: dict[str, Any] = field(default_factory=dict)
     losses: list[Tensor] = field(default_factory=list)
@@ -270,6 +276,7 @@ class _Run:
             self.average(self.settings.averaging)
         self.state.losses.append(loss.detach())
         self.state.step += 1
+        self.state.n_passes += len(index) / self.n_rows
 
     def average(self, decay: float) -> None:
         """Move the running mean towards the weights; it keeps less of itself at first."""
@@ -305,13 +312,16 @@ class _Run:
 
     def next_batch(self) -> Tensor:
         """Return the numbers of the next rows."""
-        state = self.state
-        n_batches = -(-self.n_rows // self.settings.batch_size)
-        if state.order is None or state.position == n_batches:
+        state, size = self.state, self.settings.batch_size
+        if state.step < self.settings.halved_until:
+            size = max(1, size // 2)
+        if state.order is None or state.position == self.n_rows:
             state.order = torch.randperm(self.n_rows, generator=self.generators["shuffle"])
             state.position = 0
-        state.position += 1
-        return state.order.tensor_split(n_batches)[state.position - 1]
+        start, n_left = state.position, self.n_rows - state.position
+        n_rows = -(-n_left // -(-n_left // size))
+        state.position += n_rows
+        return state.order[start : start + n_rows]
 
     def lent(self) -> AbstractContextManager[None]:
         return nullcontext() if self.stream is None else self.stream.lent()
