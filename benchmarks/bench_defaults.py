@@ -67,6 +67,7 @@ CHANGES = [
     {"auto_steps": (560, 560)},
     {"auto_steps": (1000, 1000)},
     {"halved": 0.0},
+    {"halved": 0.4},
     {"halved": 0.6},
     {"n_points": 377},
     {"n_points": 987},

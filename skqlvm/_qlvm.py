@@ -109,7 +109,7 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         with the number of rows once there are many.
     batch_size : int or "auto", default="auto"
         Rows a step. "auto" is 128, 256 or 512: the largest of which a pass has ten or more; but
-        with max_iter="auto" half of 256 or 512 in the first 200 steps.
+        with max_iter="auto" half of 256 or 512 in the first 125 steps.
     learning_rate : float or "auto", default="auto"
         Largest step size of the one-cycle schedule. "auto" is 4e-3 for batches of 128 rows, and
         in proportion to larger ones up to 1e-2.
@@ -255,7 +255,7 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         self.output = output
 
     _shaping = (*LatentEstimator._shaping, *_parts.SHAPING, *_transformations.SHAPING)
-    _auto_steps, _auto_batch_sizes, _halved_until = (500, 500), (128, 256, 512), 0.4
+    _auto_steps, _auto_batch_sizes, _halved_until = (500, 500), (128, 256, 512), 0.25
     _optimizer = staticmethod(optimizers.adam_with_decay)
 
     _coarse = None

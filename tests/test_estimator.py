@@ -669,8 +669,8 @@ def test_coarse_warning_comes_once_for_a_model_and_a_lattice(X, monkeypatch):
 @pytest.mark.parametrize(
     ("parameters", "n_rows", "n_halved"),
     [
-        ({}, 512 * 17, 200),
-        ({}, 256 * 11, 200),
+        ({}, 512 * 17, 125),
+        ({}, 256 * 11, 125),
         ({}, 128 * 11, 0),
         ({"batch_size": 256}, 512 * 17, 0),
         ({"max_iter": 30}, 512 * 17, 0),
