@@ -240,11 +240,6 @@ class DVPVAE(ImageQueries, TrainedEstimator):
         context = self._model.context
         return None if context is None else context.context_shape
 
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags
-
     def _check_parameters(self):
         _image_parts.check(self)
 

@@ -71,7 +71,6 @@ class LatentEstimator(Decoding, Frames, TrainedEstimator):
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         kind = _parts.kind_of(self.likelihood)
         tags.input_tags.allow_nan = kind is None or kind.allows_missing
         tags.input_tags.sparse = kind is not None and kind.sparse

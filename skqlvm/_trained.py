@@ -198,6 +198,11 @@ class TrainedEstimator(
         """The fitted observation model."""
         return self._model.likelihood
 
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
     def __sklearn_is_fitted__(self):
         return hasattr(self, "_model")
 
