@@ -41,8 +41,6 @@ class Counted(networks.MLPDecoder):
             Counted.n_decoded += z.shape[0]
         return super().forward(z)
 
-    first_layer = None  # points, not waves: so that all go through here
-
 
 def decoder(order, n_components, n_outputs):
     return Counted(n_components, n_outputs, _HIDDEN, order)

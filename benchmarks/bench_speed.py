@@ -311,9 +311,14 @@ def _step(arguments, report, sizes):
     )
     optimizer = optimizers.adam_with_decay(dict(fitted.named_parameters()))
     generator, decoded = torch.Generator().manual_seed(arguments.seeds[0]), []
-    fitted.decoder.layers.register_forward_pre_hook(
-        lambda _, inputs: decoded.append(len(inputs[0])) if torch.is_grad_enabled() else None
-    )
+    decode_waves = bound.lattice.decode_waves
+
+    def counted(waves, weights):
+        if torch.is_grad_enabled():
+            decoded.append(len(waves))
+        return decode_waves(waves, weights)
+
+    bound.lattice.decode_waves = counted
 
     def step():
         batch = rows[torch.randint(len(rows), (n_rows,), generator=generator).to(rows.device)]
