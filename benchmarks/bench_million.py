@@ -67,11 +67,7 @@ def write_rows(path, arguments):
     for start in range(0, arguments.rows, _CHUNK):
         stop = min(start + _CHUNK, arguments.rows)
         chosen = images[rng.integers(len(images), size=stop - start)]
-        moves = rng.integers(-1, 2, size=(stop - start, 2))
-        for move in np.unique(moves, axis=0):
-            same = (moves == move).all(1)
-            chosen[same] = np.roll(chosen[same], move, axis=(1, 2))
-        file[start:stop] = chosen.reshape(-1, 784)
+        file[start:stop] = measurement.moved(chosen, rng).reshape(-1, 784)
     file.flush()
 
 

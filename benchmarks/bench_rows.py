@@ -5,8 +5,8 @@ then the map of 10,000 others.
 
 Rows are the training digits, and beyond these also digits moved by a pixel, in float32. The two run
 in turn, each in a fresh process where it has fitted a few rows before, so that UMAP is compiled.
-The ratio is that of two runs one after the other: the speed of a machine that others use changes
-within minutes. Seconds alone are compared; bench_mnist.py has what the maps are worth."""
+The ratio is that of two runs one after the other: seconds vary from run to run, and alone are
+compared. bench_mnist.py has what the maps are worth."""
 
 from argparse import Namespace
 from statistics import median
@@ -90,9 +90,7 @@ def _digits(arguments, n_rows, seed):
 def _moved(arguments, n_rows, seed):
     """Training digits that are moved by -1, 0 or 1 pixels in both directions."""
     images = measurement.rows_of_784(arguments, n_rows).reshape(-1, 28, 28)
-    moves = np.random.default_rng(seed).integers(-1, 2, (n_rows, 2))
-    moved = [np.roll(*pair, axis=(0, 1)) for pair in zip(images, moves, strict=True)]
-    return np.reshape(moved, (n_rows, 784)).astype(np.float32)
+    return measurement.moved(images, np.random.default_rng(seed)).reshape(-1, 784)
 
 
 if __name__ == "__main__":

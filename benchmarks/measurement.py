@@ -248,6 +248,15 @@ def rows_of_784(arguments, n_rows, part="train"):
     return x[np.arange(n_rows) % len(x)]
 
 
+def moved(images, rng):
+    """Return images (n, height, width) rolled by -1, 0 or 1 pixels in each direction, by chance."""
+    moves, result = rng.integers(-1, 2, size=(len(images), 2)), images.copy()
+    for move in np.unique(moves, axis=0):
+        same = (moves == move).all(1)
+        result[same] = np.roll(images[same], move, axis=(1, 2))
+    return result
+
+
 def synchronise(device):
     """Wait for a GPU, so that a clock means something."""
     if str(device).startswith("cuda"):

@@ -23,7 +23,7 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from torch import nn
 
 from skqlvm import QLVMEmbedding
-from skqlvm.engine import harmonics, lattices, likelihoods, networks, quadrature
+from skqlvm.engine import harmonics, lattices, likelihoods, networks, quadrature, training
 
 pytestmark = pytest.mark.filterwarnings("ignore:The posterior of a typical row:UserWarning")
 
@@ -480,6 +480,24 @@ def test_short_training_warns_and_a_budget_does_not():
         small(max_iter=900).fit(X)
 
 
+def test_no_table_is_rounded_after_a_fit():
+    """Tables of a training may be, its validations' too."""
+    X = (np.random.default_rng(0).random((101, 7)) < 0.3).astype(np.float32)
+    seen, validate = [], training._Run.validated
+
+    def validated(run, validation):
+        seen.append(run.module.likelihood.rounds)
+        return validate(run, validation)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training._Run, "validated", validated)
+        model = small(likelihood="bernoulli", max_iter=3).fit(X)
+    assert seen
+    assert all(seen)
+    assert not model.likelihood_.rounds
+    assert not model.partial_fit(X).likelihood_.rounds
+
+
 def test_noise_does_not_collapse_with_nothing_held_out():
     """By the prior of the learned noise, which weighs 20 rows then, and with 10 held-out rows a
     sixth of one."""
@@ -537,6 +555,7 @@ def test_interrupt_keeps_the_best_model_so_far_and_is_raised_again(X):
     with pytest.raises(KeyboardInterrupt, match=message):
         model.fit(X)
     assert model.n_iter_ == 5
+    assert not model.likelihood_.rounds
     assert model.transform(X).shape == (101, 2)
     assert np.isfinite(model.score_samples(X)).all()
 
