@@ -1,12 +1,14 @@
 """QLVMEmbedding: a decoder on a torus, trained by randomly shifted lattice rules."""
 
+from math import ceil
+
 import torch
 
 from . import _checks, _conditions, _parts, _readouts, _transformations
 from ._estimator import LatentEstimator
 from ._lattice_queries import LatticeQueries
 from .engine import lattices, marginal, models, optimizers, posteriors, quadrature
-from .engine.rows import mean_of_rows, split
+from .engine.rows import chosen, mean_of_rows, split
 
 _TRAINING_BYTES = 2**30
 _SPARED = {"highest": 2**-24, "medium": 1e-2}
@@ -14,6 +16,9 @@ _SPARED = {"highest": 2**-24, "medium": 1e-2}
 
 _FINISHED_ROWS = 500
 """Copies of rows whose posteriors are looked at together, at the end of a fit."""
+
+_ERROR_ROWS = 32
+"""Rows of which the median standard error is taken, at most: each is scored over 8 lattices."""
 
 _SETTLED = 0.1
 """Standard error of a typical score, in nats, up to which a lattice is fine enough all the same."""
@@ -314,7 +319,8 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         effective = float(posteriors.effective_points(weights).median())
         coarse = len(points) if effective < _FEWEST_EFFECTIVE < len(points) else None
         if coarse and coarse != self._coarse:
-            error = float(quadrature.standard_error(model, points, rows, refined=True).median())
+            some = chosen(x, torch.arange(0, len(x), ceil(len(x) / _ERROR_ROWS), device=x.device))
+            error = float(quadrature.standard_error(model, points, [some], refined=True).median())
             if error > _SETTLED:
                 _checks.warn_if_coarse(effective, len(points), error)
         found = {

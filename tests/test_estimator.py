@@ -632,6 +632,26 @@ def test_coarse_warning_says_the_median_error(X):
     assert f"{np.median(errors):.1g}" != f"{errors.mean():.1g}"
 
 
+@pytest.mark.parametrize(("n_rows", "n_scored"), [(20, 20), (33, 17), (101, 26)])
+def test_error_of_a_coarse_lattice_is_that_of_few_rows_in_all_parts(
+    n_rows, n_scored, X, monkeypatch
+):
+    """Of 32 at most: each of them costs as much as hundreds that are mapped."""
+    scored = []
+
+    def recorded(model, points, rows, **_):
+        scored.extend(torch.cat(list(rows)).tolist())
+        return torch.zeros(1)
+
+    monkeypatch.setattr(quadrature, "standard_error", recorded)
+    X = X[:n_rows][X[:n_rows, 0].argsort()]
+    tiny(noise_variance=1e-3, n_points_eval=13).fit(X)
+    places = [X.tolist().index(row) for row in scored]
+    assert len(set(places)) == len(places) == n_scored
+    thirds = np.bincount(np.array(places) * 3 // n_rows, minlength=3)
+    assert thirds.min() >= n_scored // 6
+
+
 def test_coarse_lattice_that_scores_well_is_not_warned_of(X, monkeypatch):
     model = tiny(noise_variance=1e-3, n_points_eval=13)
     monkeypatch.setattr(_qlvm, "_SETTLED", float("inf"))
