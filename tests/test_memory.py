@@ -24,9 +24,8 @@ def test_points_are_as_many_as_their_activations_leave_room_for(table, n_points,
     points = torch.rand(n_points, 2, generator=generator)
     kept = 4 * (N_FEATURES + 2)  # tanh's result, and the points that meet the weight
     for affordable in (1, 2, 50):
-        expected = min(n_points, affordable)
-        assert affordable_points(table, points, affordable * kept) == expected
-        assert affordable_points(table, points, (affordable + 1) * kept - 1) == expected
+        assert affordable_points(table, points, affordable * kept) == affordable
+        assert affordable_points(table, points, (affordable + 1) * kept - 1) == affordable
 
 
 def test_memory_is_available_within_reason(device):

@@ -379,7 +379,7 @@ class ExponentialFamily(Likelihood):
     def paired(self, terms: Terms, outputs: Tensor) -> Tensor:
         eta = self.natural(outputs)
         products = paired_product(terms.statistics, eta)
-        normalizer = self.log_normalizer(eta)
-        if terms.weight is not None:
-            normalizer = normalizer * terms.weight.to(eta)[:, None]
-        return products - normalizer.sum(-1)
+        if terms.weight is None:
+            return products - self.total_log_normalizer(eta)
+        weighed = self.log_normalizer(eta) * terms.weight.to(eta)[:, None]
+        return products - weighed.sum(-1)
