@@ -77,7 +77,7 @@ CHANGES = [
     {"batch_sizes": (128,), "auto_steps": (500, 2500)},
     {"batch_sizes": (256,)},
     {"weight_decay": 0.0},
-    {"weight_decay": 10.0},
+    {"weight_decay": 30.0},
     {"weight_decay": 100.0},
     {"joined": 1.0},
     {"n_iter_no_change": None},

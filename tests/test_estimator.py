@@ -22,7 +22,15 @@ from torch import nn
 
 from skqlvm import IWAEEmbedding, LatentSampler, QLVMEmbedding, VAEEmbedding, _qlvm
 from skqlvm._fitting import Fit
-from skqlvm.engine import lattices, likelihoods, networks, posteriors, quadrature, training
+from skqlvm.engine import (
+    lattices,
+    likelihoods,
+    networks,
+    optimizers,
+    posteriors,
+    quadrature,
+    training,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:The posterior of a typical row:UserWarning")
 
@@ -535,7 +543,7 @@ def test_partial_fit_steps_by_a_quarter(X):
     one = tiny(learning_rate=0.01, batch_size=101, decoder=Linear)
     before = one._build(likelihoods.Gaussian(5), 101, _randomness(one, X)).decoder.weight
     after = one.partial_fit(X).decoder_.weight
-    decayed = 30 * 0.0025**2 * before
+    decayed = optimizers._DECAY * 0.0025**2 * before
     assert (after - before + decayed).abs().max().item() == pytest.approx(0.0025, rel=1e-3)
 
 

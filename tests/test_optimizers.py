@@ -71,7 +71,7 @@ def test_decay_shrinks_matrices_by_the_square_of_the_step_size():
         for parameter in (matrix, bias, scalar):
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
-        expected *= 1 - 30 * lr**2
+        expected *= 1 - optimizers._DECAY * lr**2
         torch.testing.assert_close(matrix.detach(), torch.full((3, 2), expected))
     assert torch.equal(bias.detach(), torch.ones(2))
     assert scalar.item() == 1
