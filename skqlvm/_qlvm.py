@@ -311,7 +311,8 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         """Decode the evaluation lattice; warn once if the posteriors of some rows are finer."""
         [points] = _parts.build_lattices(self, "n_points_eval", model)
         [atlas] = quadrature.charts(model, points, factored=True)
-        rows = split(x, max(1, _FINISHED_ROWS // model.n_copies))
+        size = max(1, _FINISHED_ROWS // model.n_copies)
+        rows = split(x, size)
         ragged = quadrature.ragged(rows)
         chart = atlas if ragged is None else atlas.with_normalizers(model.likelihood, ragged)
         tables = (quadrature.relative(model, chart, part) for part in rows)
@@ -319,8 +320,9 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
         effective = float(posteriors.effective_points(weights).median())
         coarse = len(points) if effective < _FEWEST_EFFECTIVE < len(points) else None
         if coarse and coarse != self._coarse:
-            some = chosen(x, torch.arange(0, len(x), ceil(len(x) / _ERROR_ROWS), device=x.device))
-            error = float(quadrature.standard_error(model, points, [some], refined=True).median())
+            some = torch.arange(0, len(x), ceil(len(x) / _ERROR_ROWS), device=x.device)
+            scored = split(chosen(x, some), size)
+            error = float(quadrature.standard_error(model, points, scored, refined=True).median())
             if error > _SETTLED:
                 _checks.warn_if_coarse(effective, len(points), error)
         found = {
