@@ -19,7 +19,7 @@ from sklearn.datasets import load_wine, make_swiss_roll
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
-from skqlvm import IWAEEmbedding, QLVMEmbedding, VAEEmbedding, _fitting
+from skqlvm import IWAEEmbedding, QLVMEmbedding, VAEEmbedding, _fitting, _readouts
 from skqlvm._encoder_queries import EncoderQueries
 from skqlvm._estimator import LatentEstimator
 from skqlvm.engine import harmonics, marginal, networks, optimizers, proposals, torus
@@ -38,6 +38,7 @@ CONSTANTS = {
     "weight_decay": (optimizers, "_DECAY"),
     "joined": (_fitting, "_JOINED"),
     "fine": (marginal, "_FINE"),
+    "averaged": (_readouts, "AVERAGED"),
     "encoder_passes": (EncoderQueries, "_auto_passes"),
     "encoder_steps": (EncoderQueries, "_auto_steps"),
     "posterior_start": (proposals, "_FIRST_LOG_VARIANCE"),
@@ -80,6 +81,9 @@ CHANGES = [
     {"weight_decay": 30.0},
     {"weight_decay": 100.0},
     {"joined": 1.0},
+    {"averaged": 1e-6},
+    {"averaged": 0.006},
+    {"averaged": 0.0135},
     {"n_iter_no_change": None},
     {"n_iter_no_change": 8},
 ]

@@ -19,7 +19,10 @@ _MANY = 256
 
 
 class LatticeQueries(PosteriorQueries, Imputation, TransformerMixin):
-    """Mixin of the estimator that keeps a decoded lattice, `_atlas`, of the points `lattice_`."""
+    """Mixin of the estimator that keeps a decoded lattice, `_atlas`, of the points `lattice_`.
+
+    And, as `_averaged`, what its default embedding is read off.
+    """
 
     def transform(self, X):
         """Return where the rows of X lie on the torus.
@@ -195,6 +198,11 @@ class LatticeQueries(PosteriorQueries, Imputation, TransformerMixin):
         """The atlas, with what rows with gaps need if there are any in X."""
         return _data.chart_for(X, self._model.likelihood, self._atlas)
 
+    def _averaged_chart(self, X):
+        """The atlas that "local" reads off: of log weights averaged around each point."""
+        chart = self._chart(X)
+        return self._averaged if chart is self._atlas else chart.averaged(_readouts.AVERAGED)
+
     def _predicted(self, X):
         chart, points = self._chart(X), torch.from_numpy(self.lattice_)
         predictions = LatticePredictions(self._model, points.to(self._model.like.device))
@@ -230,7 +238,8 @@ class LatticeQueries(PosteriorQueries, Imputation, TransformerMixin):
         X = self._queried(X)
         _readouts.check(self)
         model, points = self._model, torch.from_numpy(self.lattice_)
-        chart = self._chart_for_many(X)
+        averaged = self.embedding == "local" and output != "moments"
+        chart = self._for_many(self._averaged_chart(X) if averaged else self._chart(X), X)
 
         def of_rows(x):
             log_w = quadrature.relative(model, chart, x)
@@ -238,9 +247,9 @@ class LatticeQueries(PosteriorQueries, Imputation, TransformerMixin):
 
         return self._over_rows(X, of_rows, self._row_bytes(X))
 
-    def _chart_for_many(self, X):
-        """The atlas for tables of which none is kept; where it pays, they take the same memory."""
-        model, chart, n_rows = self._model, self._chart(X), X.shape[0]
+    def _for_many(self, chart, X):
+        """An atlas for tables of which none is kept; where it pays, they take the same memory."""
+        model, n_rows = self._model, X.shape[0]
         plain = model.transformations is None and model.conditions is None
         if not plain or issparse(X) or n_rows < _MANY:
             return chart

@@ -15,6 +15,9 @@ def _mean(log_w, points):
 READOUTS = {"mean": _mean, "mode": posteriors.mode, "local": posteriors.local_mean}
 OUTPUTS = ("turns", "cartesian", "moments")
 
+AVERAGED = 0.009
+"""Standard deviation in turns over which "local" averages log weights; chosen on held-out rows."""
+
 
 def check(model):
     """Raise unless a model's parameters of reading out are known; they may be set after the fit."""

@@ -208,7 +208,7 @@ class TrainedEstimator(
 
     def __getstate__(self):
         state = super().__getstate__()
-        for name in ("_model", "_atlas", "_training_state"):
+        for name in ("_model", "_atlas", "_averaged", "_training_state"):
             if state.get(name) is not None:
                 state[name] = copy.deepcopy(state[name]).cpu()
         return state

@@ -106,6 +106,29 @@ def test_log_w_is_what_is_relative_and_what_the_row_brings(name, rank, factored,
     )
 
 
+@given(
+    name=st.sampled_from(["bernoulli", "fixed", "diagonal", "poisson"]),
+    rank=st.sampled_from([0, 2, 13]),
+    gaps=st.booleans(),
+    seed=st.integers(0, 999),
+)
+def test_table_of_the_averaged_atlas_is_the_averaged_table(name, rank, gaps, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = coins(5, 13, generator)
+    likelihood, outputs = started(name, x), outputs_of_rank(rank, 89, 13, generator)
+    chart = even(likelihood, outputs)
+    if gaps:
+        x[0, :4] = x[1] = x[2, 7] = torch.nan
+        chart = chart.with_normalizers(likelihood, x.dtype)
+    expected = lattices.averaged(chart.table(likelihood, x).T, chart.points, 0.07).T
+    averaged = chart.averaged(0.07)
+    tolerance = 1e-8 if is_affine(likelihood, outputs) else 1e-5
+    torch.testing.assert_close(
+        averaged.table(likelihood, x), expected, rtol=tolerance, atol=tolerance
+    )
+    assert torch.equal(averaged.points, chart.points)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("factored", [True, False])
 def test_bias_is_the_log_weight_less_the_normalizer(name, factored, generator):

@@ -352,3 +352,42 @@ def test_basis_spans_the_lattice_by_vectors_that_are_short(k, m):
     shortest = min([1.0, *distances[distances > 1e-9].tolist()])
     assert basis.norm(dim=1).min().item() == pytest.approx(shortest)
     assert basis.norm(dim=1).max() < 2.5 * m ** (-1 / k)
+
+
+# averages around points
+
+
+@given(k=dimensions, m=st.integers(1, 40), scale=st.floats(0.01, 0.2), seed=st.integers(0, 99))
+def test_averages_equal_a_loop_over_points(k, m, scale, seed):
+    generator = torch.Generator().manual_seed(seed)
+    points = lattices.shifted(lattices.lattice(k, m), lattices.random_shift(k, generator))
+    values = torch.randn(m, 3, dtype=torch.float64, generator=generator)
+    expected = torch.zeros_like(values)
+    for i in range(m):
+        weights = [
+            torch.exp(-torus.difference(points[i], point).square().sum() / (2 * scale**2))
+            for point in points
+        ]
+        for weight, value in zip(weights, values, strict=True):
+            expected[i] += weight / sum(weights) * value
+    found = lattices.averaged(values, points, scale)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("h", [(0, 0), (1, 0), (3, -2), (0, 14), (9, 9)])
+def test_averaging_lowers_a_wave_by_the_characteristic_function_of_the_normal(h):
+    points, scale = lattices.lattice(2, 6765), 0.02
+    phase = 2 * pi * points @ torch.tensor(h, dtype=torch.float64)
+    waves = torch.stack([phase.cos(), phase.sin()], 1)
+    kept = torch.exp(torch.tensor(-2 * (pi * scale) ** 2 * (h[0] ** 2 + h[1] ** 2)))
+    torch.testing.assert_close(
+        lattices.averaged(waves, points, scale), kept * waves, rtol=0, atol=1e-7
+    )
+
+
+def test_columns_are_averaged_alike_however_many_there_are(generator, monkeypatch):
+    points, values = lattices.lattice(2, 89), torch.randn(89, 7, generator=generator)
+    expected = lattices.averaged(values, points, 0.1)
+    monkeypatch.setattr(lattices, "_COLUMNS", 3)
+    assert torch.equal(lattices.averaged(values, points, 0.1), expected)
+    assert expected.dtype == torch.float32

@@ -23,7 +23,15 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from torch import nn
 
 from skqlvm import QLVMEmbedding
-from skqlvm.engine import harmonics, lattices, likelihoods, networks, quadrature, training
+from skqlvm.engine import (
+    harmonics,
+    lattices,
+    likelihoods,
+    networks,
+    posteriors,
+    quadrature,
+    training,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:The posterior of a typical row:UserWarning")
 
@@ -126,6 +134,30 @@ def test_score_samples_equals_closed_form_on_the_product_torus():
     nats, std = model.score_samples(x, return_std=True)
     assert nats.item() == pytest.approx(-2.7196615898780214, abs=1e-6)
     assert std.item() < 1e-6
+
+
+@pytest.mark.parametrize("columns", [None, [3]], ids=["plain", "told"])
+def test_local_embedding_is_of_log_likelihoods_averaged_around_each_point(columns):
+    generator = np.random.default_rng(0)
+    X = generator.normal(size=(60, 4))
+    X[:, 3] = generator.integers(0, 2, 60)
+    sizes = {"n_points": 89, "n_points_eval": 610, "max_iter": 20}
+    model = QLVMEmbedding(1, **sizes, random_state=0, condition_columns=columns)
+    X_gaps = np.where(generator.random(X.shape) < 0.2, np.nan, X)
+    X_gaps[:, 3] = X[:, 3]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(X)
+    points = torch.from_numpy(model.lattice_)
+    for rows in (X, X_gaps):
+        log_w = torch.from_numpy(np.log(model.posterior(rows)))
+        averaged = lattices.averaged(log_w.T, points, 0.009).T
+        expected = posteriors.local_mean(averaged, points).numpy()
+        for found in (model, pickle.loads(pickle.dumps(model))):
+            difference = found.transform(rows) - expected
+            np.testing.assert_allclose(difference - np.round(difference), 0, atol=1e-4)
+    plain = posteriors.local_mean(log_w, points).numpy()
+    assert np.abs(plain - expected).max() > 1e-4
 
 
 def test_turning_the_decoder_turns_the_embedding_back():

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import lattices
 from .likelihoods import ExponentialFamily
 from .precision import full_precision
 from .rows import entries, product
@@ -124,6 +125,28 @@ class Atlas(NamedTuple):
         Without it, that is computed at every call.
         """
         return self._replace(normalizers=self._normalizers_of(likelihood, dtype))
+
+    def averaged(self, scale: float) -> Atlas:
+        """Return the atlas whose log w_ij are means over a normal density around each point.
+
+        Of a rank-1 lattice on the torus. They are linear in the natural parameters and in the
+        log-normalisers, which are averaged once for all rows; see `lattices.averaged`.
+        """
+
+        def mean(values: Tensor) -> Tensor:
+            return lattices.averaged(values, self.points.cpu(), scale)
+
+        bias, log_weight = mean(torch.stack([self.bias, self.log_weight], 1)).unbind(1)
+        normalizers = self.normalizers
+        if normalizers is not None:
+            normalizers = normalizers._replace(centered=mean(normalizers.centered))
+        return self._replace(
+            coordinates=mean(self.coordinates),
+            bias=bias,
+            log_weight=log_weight,
+            normalizers=normalizers,
+            joined=None,
+        )
 
     def _normalizers_of(self, likelihood: ExponentialFamily, dtype: torch.dtype) -> Normalizers:
         if self.normalizers is not None and self.normalizers.centered.dtype == dtype:

@@ -160,6 +160,10 @@ class Atlases:
         ready = [atlas.with_normalizers(likelihood, dtype) for atlas in self.atlases]
         return Atlases(self.conditions, ready)
 
+    def averaged(self, scale: float) -> Atlases:
+        """Return them with log weights averaged around each point; see `Atlas.averaged`."""
+        return Atlases(self.conditions, [atlas.averaged(scale) for atlas in self.atlases])
+
     def relative(self, likelihood: ExponentialFamily, x: Tensor) -> Tensor:
         """Return log w_ij less `offset`, (n, m); see `Atlas.relative`."""
         return self._each(x, lambda atlas, rows: atlas.relative(likelihood, x[rows]))

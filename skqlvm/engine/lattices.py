@@ -20,6 +20,9 @@ _EXTENSIBLE = (1, 364981, 245389)
 MOST_COMPONENTS = len(_EXTENSIBLE)
 """Dimensions up to which a lattice of affordable size is fine enough for a marginal likelihood."""
 
+_COLUMNS = 256
+"""Columns that are averaged over a lattice at a time."""
+
 _SEARCH_BUDGET = 200_000_000
 """Kernel evaluations that a search for a multiplier may spend (a few seconds)."""
 
@@ -185,6 +188,35 @@ def random_shift(n_components: int, generator: torch.Generator) -> Tensor:
     return torch.rand(
         n_components, dtype=torch.float64, generator=generator, device=generator.device
     )
+
+
+def averaged(values: Tensor, points: Tensor, scale: float) -> Tensor:
+    """Return the mean of values over a normal density around each point of a rank-1 lattice.
+
+    The neighbours of a point are those of the first one moved along, so that this is a convolution
+    along the order of the points: a product of Fourier transforms. A wave of integer frequencies h
+    keeps ``exp(-2 (pi scale |h|)^2)`` of its height, as far as the lattice resolves it.
+
+    Parameters
+    ----------
+    values : Tensor of shape (n_points, n_columns)
+    points : Tensor of shape (n_points, n_components)
+        In turns, shifted or not, in the order of `points`.
+    scale : float
+        Standard deviation of the density, in turns: a small part of one.
+
+    Returns
+    -------
+    Tensor of shape (n_points, n_columns)
+    """
+    squares = torus.difference(points, points[0]).square().sum(1)
+    weights = torch.exp(squares / (-2 * scale**2))
+    spectrum = torch.fft.rfft(weights / weights.sum()).real.to(values)[:, None]
+    result = torch.empty_like(values)
+    for start in range(0, values.shape[1], _COLUMNS):
+        part = torch.fft.rfft(values[:, start : start + _COLUMNS], dim=0) * spectrum
+        result[:, start : start + _COLUMNS] = torch.fft.irfft(part, n=len(values), dim=0)
+    return result
 
 
 def shifted(points: Tensor, shift: Tensor) -> Tensor:
