@@ -199,9 +199,9 @@ class LatticeQueries(PosteriorQueries, Imputation, TransformerMixin):
         return _data.chart_for(X, self._model.likelihood, self._atlas)
 
     def _averaged_chart(self, X):
-        """The atlas that "local" reads off: of log weights averaged around each point."""
+        """The same of log weights averaged around each point, which "local" reads off."""
         chart = self._chart(X)
-        return self._averaged if chart is self._atlas else chart.averaged(_readouts.AVERAGED)
+        return self._averaged if chart is self._atlas else _readouts.averaged(chart)
 
     def _predicted(self, X):
         chart, points = self._chart(X), torch.from_numpy(self.lattice_)

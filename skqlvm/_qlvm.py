@@ -132,8 +132,9 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
     embedding : {"local", "mean", "mode"}, default="local"
         What `transform` reads off the posterior: the mean of its dominant mode, within a smooth
         window; its circular mean; or its most probable lattice point. For "local", the log
-        likelihood of a point is first averaged over a normal of 0.009 turns around it: of two
-        peaks, a row belongs where decoded data near the peak explain it, too.
+        likelihood of a point is first averaged over a normal around it, of 0.003, 0.009 or 0.027
+        turns in one, two or three dimensions: of two peaks, a row belongs to the one around which
+        points explain it, too.
     output : {"turns", "cartesian", "moments"}, default="turns"
         What `transform` returns: coordinates in turns, [0, 1); their cosines and then their sines,
         for Euclidean methods; or posterior means of all harmonics up to `harmonic_order`, which
@@ -332,7 +333,7 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
             "aggregate_posterior_": mean_of_rows(weights, weight).cpu().numpy(),
             "harmonic_order_": model.harmonic_order,
             "_atlas": atlas,
-            "_averaged": atlas.averaged(_readouts.AVERAGED),
+            "_averaged": _readouts.averaged(atlas),
             "_coarse": coarse or self._coarse,
         }
         return found | _transformations.learned(model.transformations)

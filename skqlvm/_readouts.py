@@ -15,8 +15,9 @@ def _mean(log_w, points):
 READOUTS = {"mean": _mean, "mode": posteriors.mode, "local": posteriors.local_mean}
 OUTPUTS = ("turns", "cartesian", "moments")
 
-AVERAGED = 0.009
-"""Standard deviation in turns over which "local" averages log weights; chosen on held-out rows."""
+_AVERAGED = {1: 0.003, 2: 0.009, 3: 0.027}
+"""Standard deviation in turns over which "local" averages log weights, by the number of components;
+chosen on held-out rows."""
 
 
 def check(model):
@@ -40,6 +41,11 @@ def column_names(output, n_components, order):
     """Return names of the columns of an output of cosines and sines, such as ``cos(z0+2z1)``."""
     angles = [_linear(h) for h in harmonics(output, n_components, order).int().tolist()]
     return [f"{wave}({angle})" for wave in ("cos", "sin") for angle in angles]
+
+
+def averaged(chart):
+    """Return the atlas that "local" reads off: of log weights averaged around each point."""
+    return chart.averaged(_AVERAGED[chart.points.shape[1]])
 
 
 def embed(log_w, points, embedding, output, order):

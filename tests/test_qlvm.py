@@ -151,7 +151,7 @@ def test_local_embedding_is_of_log_likelihoods_averaged_around_each_point(column
     points = torch.from_numpy(model.lattice_)
     for rows in (X, X_gaps):
         log_w = torch.from_numpy(np.log(model.posterior(rows)))
-        averaged = lattices.averaged(log_w.T, points, 0.009).T
+        averaged = lattices.averaged(log_w.T, points, 0.003).T
         expected = posteriors.local_mean(averaged, points).numpy()
         for found in (model, pickle.loads(pickle.dumps(model))):
             difference = found.transform(rows) - expected
