@@ -21,7 +21,7 @@ _MANY = 256
 class LatticeQueries(PosteriorQueries, Imputation, TransformerMixin):
     """Mixin of the estimator that keeps a decoded lattice, `_atlas`, of the points `lattice_`.
 
-    And, as `_averaged`, what its default embedding is read off.
+    And, as `_averaged`, what its default embedding is read off, where that is small.
     """
 
     def transform(self, X):
@@ -201,7 +201,8 @@ class LatticeQueries(PosteriorQueries, Imputation, TransformerMixin):
     def _averaged_chart(self, X):
         """The same of log weights averaged around each point, which "local" reads off."""
         chart = self._chart(X)
-        return self._averaged if chart is self._atlas else _readouts.averaged(chart)
+        kept = self._averaged if chart is self._atlas else None
+        return _readouts.averaged(chart) if kept is None else kept
 
     def _predicted(self, X):
         chart, points = self._chart(X), torch.from_numpy(self.lattice_)

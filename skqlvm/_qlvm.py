@@ -27,6 +27,10 @@ _FEWEST_EFFECTIVE = 1.2
 """Effective points under which a posterior is narrower than the lattice that should resolve it."""
 
 
+_AVERAGED_BYTES = 2**27
+"""Memory up to which the averaged atlas is kept beside the atlas; else each query makes it."""
+
+
 class QLVMEmbedding(LatticeQueries, LatentEstimator):
     """Map data to a torus of one to three dimensions by a quasi-Monte Carlo latent variable model.
 
@@ -333,7 +337,7 @@ class QLVMEmbedding(LatticeQueries, LatentEstimator):
             "aggregate_posterior_": mean_of_rows(weights, weight).cpu().numpy(),
             "harmonic_order_": model.harmonic_order,
             "_atlas": atlas,
-            "_averaged": _readouts.averaged(atlas),
+            "_averaged": _readouts.averaged(atlas) if atlas.n_bytes <= _AVERAGED_BYTES else None,
             "_coarse": coarse or self._coarse,
         }
         return found | _transformations.learned(model.transformations)

@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from torch import nn
 
-from skqlvm import QLVMEmbedding
+from skqlvm import QLVMEmbedding, _qlvm
 from skqlvm.engine import (
     harmonics,
     lattices,
@@ -158,6 +158,14 @@ def test_local_embedding_is_of_log_likelihoods_averaged_around_each_point(column
             np.testing.assert_allclose(difference - np.round(difference), 0, atol=1e-4)
     plain = posteriors.local_mean(log_w, points).numpy()
     assert np.abs(plain - expected).max() > 1e-4
+
+
+def test_averaged_lattice_that_is_not_kept_is_made_for_each_query(model, X, monkeypatch):
+    monkeypatch.setattr(_qlvm, "_AVERAGED_BYTES", model._atlas.n_bytes - 1)
+    lean = clone(model).fit(X)
+    assert lean._averaged is None
+    np.testing.assert_array_equal(lean.transform(X), model.transform(X))
+    assert model._averaged is not None
 
 
 def test_turning_the_decoder_turns_the_embedding_back():
