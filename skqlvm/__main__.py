@@ -46,14 +46,21 @@ def _parser():
         "scikit-learn, beside PCA.",
     )
     parser.add_argument("--version", action="version", version=f"skqlvm {__version__}")
-    parser.add_argument(
+    _add_rows(parser.add_argument_group("rows"))
+    _add_results(parser.add_argument_group("results"))
+    _add_model(parser.add_argument_group("model"))
+    return parser
+
+
+def _add_rows(group):
+    group.add_argument(
         "--data",
         type=Path,
         metavar="FILE",
         help="rows to map: a table (.csv, .tsv or .txt, also with .gz; .parquet with pandas), an "
         ".npy or an .npz file",
     )
-    parser.add_argument(
+    group.add_argument(
         "--label",
         nargs="+",
         default=(),
@@ -61,28 +68,34 @@ def _parser():
         help="columns that are no features, by name or number (from 0; -1 is the last): they are "
         "carried to the map, and the first colours the picture",
     )
-    parser.add_argument(
+    group.add_argument(
         "--header",
         action=argparse.BooleanOptionalAction,
         help="the first line of the table names its columns (found out if not given)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--array", metavar="NAME", help="array of the .npz file (X, or the first 2-D floating one)"
     )
-    parser.add_argument(
+
+
+def _add_results(group):
+    group.add_argument(
         "--out",
         type=Path,
         metavar="FILE",
         help="where to write (skqlvm_digits.png; with --data skqlvm_map.csv: labels, coordinates "
         "and nats)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--picture",
         type=Path,
         metavar="FILE",
         help="where to draw the map of your own data (beside --out, as .png)",
     )
-    parser.add_argument(
+
+
+def _add_model(group):
+    group.add_argument(
         "--components",
         type=int,
         nargs="+",
@@ -90,18 +103,17 @@ def _parser():
         help="dimensions of the map of your own data (2); several are compared on held-out rows, "
         "and the best is used",
     )
-    parser.add_argument(
+    group.add_argument(
         "--likelihood",
         metavar="NAME",
         default="gaussian",
         help="gaussian, bernoulli (data in [0, 1]), poisson (counts), or what else QLVMEmbedding "
         "knows by name",
     )
-    parser.add_argument("--n-points", type=int, metavar="N", help="size of the training lattice")
-    parser.add_argument("--max-iter", type=int, metavar="N", help="passes over the data, at most")
-    parser.add_argument("--device", default="auto", help="torch device")
-    parser.add_argument("--seed", type=int, default=0)
-    return parser
+    group.add_argument("--n-points", type=int, metavar="N", help="size of the training lattice")
+    group.add_argument("--max-iter", type=int, metavar="N", help="passes over the data, at most")
+    group.add_argument("--device", default="auto", help="torch device")
+    group.add_argument("--seed", type=int, default=0)
 
 
 def _say(text):
