@@ -26,7 +26,6 @@ _SETTLED = 0.1
 _FEWEST_EFFECTIVE = 1.2
 """Effective points under which a posterior is narrower than the lattice that should resolve it."""
 
-
 _AVERAGED_BYTES = 2**27
 """Memory up to which the averaged atlas is kept beside the atlas; else each query makes it."""
 
