@@ -136,13 +136,18 @@ def test_score_samples_equals_closed_form_on_the_product_torus():
     assert std.item() < 1e-6
 
 
-@pytest.mark.parametrize("columns", [None, [3]], ids=["plain", "told"])
-def test_local_embedding_is_of_log_likelihoods_averaged_around_each_point(columns):
+@pytest.mark.parametrize(
+    ("n_components", "n_points_eval", "scale", "columns"),
+    [(1, 610, 0.003, None), (1, 610, 0.003, [3]), (2, 4181, 0.009, None), (3, 8191, 0.027, None)],
+)
+def test_local_embedding_is_of_log_likelihoods_averaged_around_each_point(
+    n_components, n_points_eval, scale, columns
+):
     generator = np.random.default_rng(0)
     X = generator.normal(size=(60, 4))
     X[:, 3] = generator.integers(0, 2, 60)
-    sizes = {"n_points": 89, "n_points_eval": 610, "max_iter": 20}
-    model = QLVMEmbedding(1, **sizes, random_state=0, condition_columns=columns)
+    sizes = {"n_points": 89, "n_points_eval": n_points_eval, "max_iter": 20}
+    model = QLVMEmbedding(n_components, **sizes, random_state=0, condition_columns=columns)
     X_gaps = np.where(generator.random(X.shape) < 0.2, np.nan, X)
     X_gaps[:, 3] = X[:, 3]
     with warnings.catch_warnings():
@@ -151,7 +156,7 @@ def test_local_embedding_is_of_log_likelihoods_averaged_around_each_point(column
     points = torch.from_numpy(model.lattice_)
     for rows in (X, X_gaps):
         log_w = torch.from_numpy(np.log(model.posterior(rows)))
-        averaged = lattices.averaged(log_w.T, points, 0.003).T
+        averaged = lattices.averaged(log_w.T, points, scale).T
         expected = posteriors.local_mean(averaged, points).numpy()
         for found in (model, pickle.loads(pickle.dumps(model))):
             difference = found.transform(rows) - expected

@@ -12,8 +12,17 @@ from scipy.special import logsumexp, softmax
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
-from skqlvm import IWAEEmbedding, QLVMEmbedding, VAEEmbedding
-from skqlvm.engine import lattices, likelihoods, marginal, models, networks, priors, quadrature
+from skqlvm import IWAEEmbedding, QLVMEmbedding, VAEEmbedding, _readouts
+from skqlvm.engine import (
+    lattices,
+    likelihoods,
+    marginal,
+    models,
+    networks,
+    posteriors,
+    priors,
+    quadrature,
+)
 from skqlvm.engine.transformations import Transformations
 
 pytestmark = pytest.mark.filterwarnings("ignore:The posterior of a typical row:UserWarning")
@@ -259,6 +268,18 @@ def numpy_model(model, X, likelihood):
             nats = -0.5 * ((x - f) ** 2 / variance + np.log(2 * pi * variance)).sum(2)
         log_w.append(nats + np.log(prior))
     return np.stack(log_w, 1), f
+
+
+def test_local_embedding_averages_each_copy_around_the_points(images, monkeypatch):
+    monkeypatch.setitem(_readouts._AVERAGED, 2, 0.08)
+    maps = {"shift": [(0, 0), (1, 2)], "shear": [-1, 0, 1.0]}
+    model = small(transformations=maps, image_shape=(1, 3, 5), likelihood="bernoulli").fit(images)
+    points = torch.from_numpy(model.lattice_)
+    log_w = torch.from_numpy(numpy_model(model, images[:13], "bernoulli")[0])
+    copies = [lattices.averaged(log_w[:, s].T, points, 0.08).T for s in range(log_w.shape[1])]
+    expected = posteriors.local_mean(torch.stack(copies, 1).logsumexp(1), points).numpy()
+    difference = model.transform(images[:13]) - expected
+    np.testing.assert_allclose(difference - np.round(difference), 0, atol=1e-4)
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
